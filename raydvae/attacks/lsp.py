@@ -1,0 +1,72 @@
+"""LSP: linearly separable perturbations (Yu et al., "Availability Attacks Create Shortcuts", KDD 2022).
+
+Each class is a Gaussian cluster around its own vertex of a hypercube; a sample of its cluster is drawn for every image,
+laid out as a coarse grid of colored patches and scaled to the bound. The published code takes the clusters from
+scikit-learn's make_classification (class_sep 10, one cluster a class), which makes all rows of a data set at once; here
+the same distribution is drawn a row at a time, seeded by the row's id, so that shards are independent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from raydvae.errors import ConfigError
+from raydvae.seeds import derive
+
+CLASS_SEPARATION = 10.0  # as published: half the side of the hypercube, in units of the clusters' own noise
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LSPConfig:
+    """The paper's values: l2 norm 1.0 (images in [0, 1]), patches of 8 pixels."""
+
+    norm: float = 1.0
+    patch: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.norm > 0:
+            raise ConfigError(f"The l2 norm is {self.norm}; give a positive number (the paper's are 1.0 and 4.0).")
+        if self.patch < 1:
+            raise ConfigError(f"patch is {self.patch}; give the side of a patch in pixels (the paper's is 8).")
+
+
+class LSP:
+    """The perturbations of one data set: any row's can be drawn on its own, in any order, by any worker."""
+
+    def __init__(self, config: LSPConfig, image_size: int, num_classes: int) -> None:
+        if num_classes < 2:
+            raise ConfigError(f"LSP separates classes, and this data set has {num_classes}; it needs at least 2.")
+        if image_size % config.patch:
+            raise ConfigError(
+                f"Patches of {config.patch} px do not tile images of {image_size} px; choose a divisor of {image_size}."
+            )
+        self.config, self.image_size = config, image_size
+        self.grid = image_size // config.patch
+        self.features = self.grid**2 * 3
+        rng = np.random.default_rng(derive(config.seed, "lsp", "clusters"))
+        self.centers = CLASS_SEPARATION * _vertices(num_classes, self.features, rng)
+        self.transforms = rng.uniform(-1, 1, (num_classes, self.features, self.features))
+
+    def noise(self, label: int, row_id: str) -> Floats:
+        """Return the perturbation (H, W, 3) of the row called ``row_id``, in units of [0, 1] images; its l2 norm is ``norm``."""
+        rng = np.random.default_rng(derive(self.config.seed, "lsp", row_id))
+        vector = rng.standard_normal(self.features) @ self.transforms[label] + self.centers[label]
+        vector *= self.config.norm / np.linalg.norm(vector) / self.config.patch
+        cells = vector.reshape(self.grid, self.grid, 3)
+        return np.kron(cells, np.ones((self.config.patch, self.config.patch, 1))).astype(np.float32)
+
+
+def _vertices(count: int, dimensions: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return ``count`` different vertices of the hypercube [-1, 1]^dimensions."""
+    if count > 2**dimensions:
+        raise ConfigError(f"{count} classes need more than the {2**dimensions} patterns of this grid; use smaller patches.")
+    chosen: dict[bytes, npt.NDArray[np.float64]] = {}
+    while len(chosen) < count:
+        vertex = rng.integers(0, 2, dimensions)
+        chosen.setdefault(vertex.tobytes(), 2.0 * vertex - 1.0)
+    return np.stack(list(chosen.values()))

@@ -1,0 +1,43 @@
+"""Everything raydvae raises on purpose.
+
+    RaydvaeError            exit code 1
+    ├── ConfigError         2   a wrong option, preset or combination
+    ├── DataError           3   the data set is not what it should be
+    ├── StorageError        4   a path, bucket or disk refused
+    └── Interrupted       130   stopped on request; the same command goes on
+
+A message says what is wrong, which value, what is allowed and what to do next. All of them survive pickling, so
+they cross process borders unchanged.
+"""
+
+from __future__ import annotations
+
+
+class RaydvaeError(Exception):
+    """Base of the tree; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class ConfigError(RaydvaeError):
+    """Wrong usage or configuration."""
+
+    exit_code = 2
+
+
+class DataError(RaydvaeError):
+    """Input data that cannot be used."""
+
+    exit_code = 3
+
+
+class StorageError(RaydvaeError):
+    """Storage that cannot be read or written."""
+
+    exit_code = 4
+
+
+class Interrupted(RaydvaeError):
+    """Stopped by the user; running the same command again goes on."""
+
+    exit_code = 130

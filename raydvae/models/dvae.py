@@ -1,0 +1,221 @@
+"""D-VAE and the plain rate-constrained VAE (Yu et al., ICML 2024, sections 3.2 and 3.4, appendix B.2).
+
+                        ┌─ mu ──────┐
+    x ─ encoder (BN) ───┤           ├─ z = mu + exp(log_var / 2) · ε ─ lift ─┬──────── decoder ───── sigmoid ─ x_hat
+                        └─ log_var ─┘                                        │
+                                                          u_y (one a class) ─┴─ + ─── decoder ────────────── p_hat
+
+The encoder is the beginning of a CIFAR ResNet-18, cut after the first block of the stage that reaches the wanted
+downsampling. Both decoders see the latents *after* the 1x1 ``lift``, which is what the official code does.
+
+Shapes: images are (B, 3, H, W) float32 in [0, 1]; latents (B, latent_channels, H·f, W·f) with f the downsampling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydvae.errors import ConfigError
+
+Embedding = Literal["spatial", "vector"]
+DOWNSAMPLINGS = {0.5: 1, 0.25: 2, 0.125: 3}  # factor -> number of halvings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DVAEConfig:
+    """Architecture of a D-VAE or VAE. The defaults are the paper's for CIFAR-10.
+
+    ``width`` is the channel count of the first convolution; every other count follows from it. ``latent_channels``
+    of 0 means four times the width. ``embedding`` "spatial" learns one feature map a class, "vector" one number a
+    channel: the one to take where a map would be large (224 px at x0.5).
+    """
+
+    num_classes: int = 10
+    image_size: int = 32
+    width: int = 64
+    latent_channels: int = 0
+    downsampling: float = 0.5
+    embedding: Embedding = "spatial"
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 1:
+            raise ConfigError(f"num_classes is {self.num_classes}; a data set has at least one class.")
+        if self.width < 2 or self.width % 2:
+            raise ConfigError(f"width is {self.width}; give an even number of at least 2 (the paper's is 64).")
+        if self.latent_channels < 0:
+            raise ConfigError(f"latent_channels is {self.latent_channels}; give a positive number, or 0 for 4 x width.")
+        if self.downsampling not in DOWNSAMPLINGS:
+            raise ConfigError(
+                f"downsampling is {self.downsampling}; choose one of {', '.join(map(str, DOWNSAMPLINGS))}."
+            )
+        if self.embedding not in ("spatial", "vector"):
+            raise ConfigError(f"embedding is {self.embedding!r}; choose spatial or vector.")
+        stride = 2**self.halvings
+        if self.image_size < 2 * stride or self.image_size % stride:
+            raise ConfigError(
+                f"image_size {self.image_size} does not fit downsampling x{self.downsampling}: "
+                f"it must be a multiple of {stride} and at least {2 * stride}. Resize the images or change downsampling."
+            )
+
+    @property
+    def halvings(self) -> int:
+        """How often the encoder halves the resolution."""
+        return DOWNSAMPLINGS[self.downsampling]
+
+    @property
+    def features(self) -> int:
+        """Channels that the encoder ends with and the decoders start from."""
+        return self.width * 2**self.halvings
+
+    @property
+    def latents(self) -> int:
+        """Channels of z."""
+        return self.latent_channels or 4 * self.width
+
+    @property
+    def grid(self) -> int:
+        """Height and width of z."""
+        return self.image_size // 2**self.halvings
+
+
+class DVAEOutput(NamedTuple):
+    """What one forward pass gives. ``p_hat`` is signed and unbounded; a plain VAE has none."""
+
+    x_hat: Tensor
+    p_hat: Tensor | None
+    mu: Tensor
+    log_var: Tensor
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalization around a shortcut (ResNet-18's BasicBlock)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H/stride, W/stride)."""
+        h = torch.relu(self.bn1(self.conv1(x)))
+        return torch.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+
+
+class Encoder(nn.Sequential):
+    """ResNet-18 up to the first block of the stage that reaches the downsampling (7 convolutions at x0.5)."""
+
+    def __init__(self, config: DVAEConfig) -> None:
+        width = config.width
+        stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        blocks: list[nn.Module] = [stem, ResidualBlock(width, width), ResidualBlock(width, width)]
+        for level in range(config.halvings):
+            blocks.append(ResidualBlock(width * 2**level, width * 2 ** (level + 1), stride=2))
+            if level + 1 < config.halvings:
+                blocks.append(ResidualBlock(width * 2 ** (level + 1), width * 2 ** (level + 1)))
+        super().__init__(*blocks)
+
+
+class Decoder(nn.Sequential):
+    """Transposed convolutions with instance normalization, back to three channels at full size.
+
+    Four layers at x0.5 and five at x0.25 and x0.125, as appendix B.2 and the official code have them (x0.25 is
+    ours, made the same way). No activation at the end.
+    """
+
+    def __init__(self, config: DVAEConfig) -> None:
+        c = config.features
+        layers: list[nn.Module] = [_up(c, c // 2)]
+        if config.halvings == 1:
+            layers += [_same(c // 2, c // 2), *_norm(c // 2), _same(c // 2, c // 4), *_norm(c // 4), _same(c // 4, 3)]
+        else:
+            last = _up if config.halvings == 3 else _same
+            c_end = config.width // 2
+            c_mid = config.width if config.halvings == 3 else c // 4
+            layers += [_same(c // 2, c // 4), *_norm(c // 4), _up(c // 4, c_mid), _same(c_mid, c_end), *_norm(c_end)]
+            layers += [last(c_end, 3)]
+        super().__init__(*layers)
+
+
+def _up(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+
+
+def _same(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.ConvTranspose2d(in_channels, out_channels, 3, padding=1)
+
+
+def _norm(channels: int) -> list[nn.Module]:
+    # One group a channel is instance normalization; unlike torch's InstanceNorm2d it keeps channels_last memory.
+    return [nn.GroupNorm(channels, channels, affine=False), nn.ReLU()]
+
+
+class RateConstrainedVAE(nn.Module):
+    """The plain VAE of Eq. 3: no class embedding, no perturbation decoder."""
+
+    def __init__(self, config: DVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.mu = nn.Conv2d(config.features, config.latents, 1)
+        self.log_var = nn.Conv2d(config.features, config.latents, 1)
+        self.lift = nn.Conv2d(config.latents, config.features, 1)
+        self.decoder = Decoder(config)
+
+    def latent_shape(self, batch: int) -> tuple[int, int, int, int]:
+        """Shape of z, and of the noise that a forward pass takes, for a batch of that many images."""
+        return batch, self.config.latents, self.config.grid, self.config.grid
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``mu`` and ``log_var`` of q(z|x)."""
+        features = self.encoder(x)
+        return self.mu(features), self.log_var(features)
+
+    def sample(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return lifted latents, ``mu`` and ``log_var``; without noise the latents are the mean."""
+        mu, log_var = self.encode(x)
+        z = mu if noise is None else mu + torch.exp(0.5 * log_var) * noise
+        return self.lift(z), mu, log_var
+
+    def reconstruct(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """Return x_hat in [0, 1]."""
+        return torch.sigmoid(self.decoder(self.sample(x, noise)[0]))
+
+    def forward(self, x: Tensor, y: Tensor, noise: Tensor | None) -> DVAEOutput:
+        """Reconstruct ``x``; the labels are there so that both models are called alike."""
+        h, mu, log_var = self.sample(x, noise)
+        return DVAEOutput(torch.sigmoid(self.decoder(h)), None, mu, log_var)
+
+
+class DVAE(RateConstrainedVAE):
+    """D-VAE: the VAE with a class embedding and an auxiliary decoder that estimates the perturbation (Eq. 14)."""
+
+    def __init__(self, config: DVAEConfig) -> None:
+        super().__init__(config)
+        cells = config.grid**2 if config.embedding == "spatial" else 1
+        self.embedding = nn.Embedding(config.num_classes, config.features * cells)
+        self.perturbation_decoder = Decoder(config)
+
+    def embed(self, y: Tensor) -> Tensor:
+        """Return u_y as (B, features, grid, grid), or (B, features, 1, 1) for a vector embedding."""
+        side = self.config.grid if self.config.embedding == "spatial" else 1
+        return self.embedding(y).view(-1, self.config.features, side, side)
+
+    def estimate_perturbation(self, x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
+        """Return p_hat alone, without running the image decoder."""
+        return self.perturbation_decoder(self.sample(x, noise)[0] + self.embed(y))
+
+    def forward(self, x: Tensor, y: Tensor, noise: Tensor | None) -> DVAEOutput:
+        """Return reconstruction and estimated perturbation of images ``x`` with labels ``y`` (B,) int64."""
+        h, mu, log_var = self.sample(x, noise)
+        return DVAEOutput(torch.sigmoid(self.decoder(h)), self.perturbation_decoder(h + self.embed(y)), mu, log_var)

@@ -1,0 +1,305 @@
+"""One training loop for every model of this project: D-VAE, plain VAE and classifiers. Knows nothing of Ray.
+
+A step: cut the global batch into slices, run each slice forward, average the loss parts over all slices and workers
+(the rate constraint acts on that average), run each slice backward, average the gradients, clip, step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raydvae.errors import ConfigError, RaydvaeError
+from raydvae.seeds import derive
+from raydvae.training.batchnorm import GlobalBatchNorm2d
+from raydvae.training.feed import ImageSet, epoch_order
+from raydvae.training.group import Alone, Group
+
+Parts = dict[str, Tensor]
+BatchStats = Literal["slice", "global"]
+
+
+class Task(Protocol):
+    """What is trained: how a batch becomes named loss parts, and how the parts become a loss."""
+
+    def build(self) -> nn.Module:
+        """Return a new model; the caller has seeded torch."""
+        ...
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+        """Run one slice forward; return scalars, each a mean over the slice."""
+        ...
+
+    def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
+        """Return the slice's loss, given the parts' means over the whole batch."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """How a model is trained. The defaults are the official D-VAE settings for CIFAR-10.
+
+    ``slices`` is the number of equal parts that a global batch is computed in; batch statistics are taken per slice
+    ("slice"), or over the whole batch ("global"). With "slice" the result has the same bits for every number of
+    workers that divides ``slices``. 0 means 4 on a CPU (a slice is computed by one thread) and one a worker on GPUs.
+    """
+
+    epochs: int = 60
+    batch_size: int = 128
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 0.005
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    clip_norm: float = 5.0
+    slices: int = 0
+    batch_stats: BatchStats = "slice"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ConfigError(f"epochs is {self.epochs}; train for at least one.")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; give a positive number.")
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr is {self.lr}; give a positive learning rate (D-VAE: 0.005, classifiers: 0.1).")
+        if self.clip_norm <= 0:
+            raise ConfigError(f"clip_norm is {self.clip_norm}; give a positive norm (the official code has 5).")
+        if self.slices < 0:
+            raise ConfigError(f"slices is {self.slices}; give a positive number, or 0 for the default.")
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Everything that resuming needs: epochs done, weights, optimizer state, and the metrics of each epoch."""
+
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+Report = Callable[[TrainState, dict[str, float]], None]
+
+
+def resolve_slices(config: TrainConfig, workers: int, device: torch.device) -> int:
+    """Return the slices of a global batch for that many workers, or say why they cannot be had."""
+    if config.batch_stats == "global":
+        return workers
+    slices = config.slices or (workers if device.type == "cuda" else 4 * workers // math.gcd(4, workers))
+    if slices % workers:
+        raise ConfigError(
+            f"{workers} workers cannot share {slices} slices of a batch equally; "
+            f"give a number of slices that {workers} divides, or another number of workers."
+        )
+    return slices
+
+
+def train(
+    task: Task,
+    data: ImageSet,
+    config: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device | None = None,
+    group: Group | None = None,
+    threads: int = 1,
+    resume: TrainState | None = None,
+    on_epoch: Report | None = None,
+) -> TrainState:
+    """Train ``task``'s model on ``data`` and return its final state.
+
+    ``threads`` are the cores this worker may use; on a CPU each computes one slice at a time. ``on_epoch`` is called
+    on every worker after each epoch with the state (to save) and the epoch's mean metrics. Raises `RaydvaeError` when
+    the loss stops being finite.
+    """
+    device = device or torch.device("cpu")
+    group = group or Alone()
+    trainer = _Trainer(task, data.to(device), config, seed, device, group, threads)
+    if resume is not None:
+        trainer.load(resume)
+    with trainer:
+        for epoch in range(trainer.epoch, config.epochs):
+            metrics = trainer.run_epoch(epoch)
+            if on_epoch is not None:
+                on_epoch(trainer.state(), metrics)
+    return trainer.state()
+
+
+class _Trainer:
+    def __init__(
+        self,
+        task: Task,
+        data: ImageSet,
+        config: TrainConfig,
+        seed: int,
+        device: torch.device,
+        group: Group,
+        threads: int,
+    ) -> None:
+        self.task, self.data, self.config, self.seed, self.device, self.group = task, data, config, seed, device, group
+        self.slices = resolve_slices(config, group.size, device)
+        # Small sets: the largest batch that the rows fill, so that at least one step is made an epoch.
+        batch = min(config.batch_size, len(data))
+        self.batch = batch - batch % self.slices
+        if self.batch < 2 * self.slices:
+            raise ConfigError(
+                f"A batch of {batch} images cannot be cut into {self.slices} slices of at least 2; "
+                f"use fewer slices, a larger batch or more rows (there are {len(data)})."
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "init"))
+            self.model = task.build()
+        self.model = self.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if config.batch_stats == "global" and group.size > 1:
+            GlobalBatchNorm2d.convert(self.model)
+        self.mine = range(
+            group.rank * self.slices // group.size, (group.rank + 1) * self.slices // group.size
+        )
+        self.replicas = [_replica(self.model) for _ in self.mine]
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.parameters, config)
+        self.epoch = 0
+        self.history: list[dict[str, float]] = []
+        lanes = min(threads, len(self.mine)) if device.type == "cpu" else 1
+        self.pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
+        # A slice is computed by one thread, so its bits do not depend on the machine's cores.
+        self.intra_op = 1 if config.batch_stats == "slice" else threads
+
+    def __enter__(self) -> None:
+        self.threads_before = torch.get_num_threads()
+        torch.set_num_threads(self.intra_op)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.threads_before)
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        started = time.monotonic()
+        self.epoch = epoch
+        for part in self.optimizer.param_groups:
+            part["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
+        order = epoch_order(len(self.data), self.seed, epoch).to(self.device)
+        steps = len(self.data) // self.batch
+        sums: Parts = {}
+        for step in range(steps):
+            rows = order[step * self.batch : (step + 1) * self.batch].view(self.slices, -1)
+            for name, value in self.run_step(rows, step).items():
+                sums[name] = sums[name] + value if name in sums else value
+        metrics = {name: float(value) / steps for name, value in sums.items()}
+        if not all(math.isfinite(value) for value in metrics.values()):
+            broken = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
+            raise RaydvaeError(
+                f"Training diverged in epoch {epoch}: {broken} is not finite. Nothing of this epoch was kept; "
+                f"lower the learning rate (now {self.config.lr}) or the clip norm ({self.config.clip_norm})."
+            )
+        metrics |= {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        seconds = time.monotonic() - started
+        self.epoch = epoch + 1
+        self.history.append(metrics)
+        return metrics | {"seconds": seconds, "images_per_second": steps * self.batch / seconds}
+
+    def run_step(self, rows: Tensor, step: int) -> Parts:
+        def forward(lane: int) -> Parts:
+            part = self.mine[lane]
+            generator = torch.Generator(self.device).manual_seed(derive(self.seed, "noise", self.epoch, step, part))
+            x, y = self.data.batch(rows[part])
+            return self.task.measure(self.replicas[lane], x, y, generator)
+
+        def backward(lane: int) -> Sequence[Tensor]:
+            loss = self.task.total(measured[lane], means, self.epoch)
+            return torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
+
+        lanes = range(len(self.mine))
+        measured = list(self._map(forward, lanes))
+        names = list(measured[0])
+        means = _named(names, self.group.mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
+        grads = list(self._map(backward, lanes))
+        with torch.no_grad():
+            exchanged = self.group.mean(
+                torch.stack([_flat([*grads[lane], *_statistics(self.replicas[lane])]) for lane in lanes])
+            )
+            _scatter(exchanged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+            self.optimizer.step()
+            for running, batch in zip(_statistics(self.model), _statistics(self.replicas[0]), strict=True):
+                running.lerp_(batch, 0.1)
+            loss = self.task.total(means, means, self.epoch)
+        return means | {"loss": loss, "grad_norm": norm}
+
+    def _map(self, work: Callable[[int], Any], lanes: range) -> Iterable[Any]:
+        return map(work, lanes) if self.pool is None else self.pool.map(work, lanes)
+
+    def _with_grads(self) -> list[Tensor]:
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        return list(self.parameters)
+
+    def state(self) -> TrainState:
+        optimizer = {
+            f"{index}.{name}": value.detach().cpu().clone()
+            for index, values in self.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+            if isinstance(value, Tensor)
+        }
+        model = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        return TrainState(self.epoch, model, optimizer, list(self.history))
+
+    def load(self, state: TrainState) -> None:
+        self.model.load_state_dict(state.model)
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in state.optimizer.items():
+            index, name = key.split(".", 1)
+            entries.setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
+        self.epoch, self.history = state.epoch, list(state.history)
+
+
+def _replica(model: nn.Module) -> nn.Module:
+    """Copy ``model`` with shared parameters and its own batch statistics, which hold the last batch's."""
+    memo = {id(p): p for p in model.parameters()}
+    replica: nn.Module = copy.deepcopy(model, memo)
+    for module in replica.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    return replica
+
+
+def _trainable(model: nn.Module) -> Iterable[Tensor]:
+    return (p for p in model.parameters() if p.requires_grad)
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    return [b for b in model.buffers() if b.is_floating_point()]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def _scatter(flat: Tensor, into: Sequence[Tensor | None]) -> None:
+    start = 0
+    for target in into:
+        assert target is not None
+        target.copy_(flat[start : start + target.numel()].view(target.shape))
+        start += target.numel()
+
+
+def _named(names: Sequence[str], values: Tensor) -> Parts:
+    return dict(zip(names, values.unbind(), strict=True))
+
+
+def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+    return torch.optim.SGD(
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
+    )
