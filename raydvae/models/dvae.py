@@ -13,73 +13,12 @@ Shapes: images are (B, 3, H, W) float32 in [0, 1]; latents (B, latent_channels, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from raydvae.errors import ConfigError
-
-Embedding = Literal["spatial", "vector"]
-DOWNSAMPLINGS = {0.5: 1, 0.25: 2, 0.125: 3}  # factor -> number of halvings
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DVAEConfig:
-    """Architecture of a D-VAE or VAE. The defaults are the paper's for CIFAR-10.
-
-    ``width`` is the channel count of the first convolution; every other count follows from it. ``latent_channels``
-    of 0 means four times the width. ``embedding`` "spatial" learns one feature map a class, "vector" one number a
-    channel: the one to take where a map would be large (224 px at x0.5).
-    """
-
-    num_classes: int = 10
-    image_size: int = 32
-    width: int = 64
-    latent_channels: int = 0
-    downsampling: float = 0.5
-    embedding: Embedding = "spatial"
-
-    def __post_init__(self) -> None:
-        if self.num_classes < 1:
-            raise ConfigError(f"num_classes is {self.num_classes}; a data set has at least one class.")
-        if self.width < 2 or self.width % 2:
-            raise ConfigError(f"width is {self.width}; give an even number of at least 2 (the paper's is 64).")
-        if self.latent_channels < 0:
-            raise ConfigError(f"latent_channels is {self.latent_channels}; give a positive number, or 0 for 4 x width.")
-        if self.downsampling not in DOWNSAMPLINGS:
-            raise ConfigError(
-                f"downsampling is {self.downsampling}; choose one of {', '.join(map(str, DOWNSAMPLINGS))}."
-            )
-        if self.embedding not in ("spatial", "vector"):
-            raise ConfigError(f"embedding is {self.embedding!r}; choose spatial or vector.")
-        stride = 2**self.halvings
-        if self.image_size < 2 * stride or self.image_size % stride:
-            raise ConfigError(
-                f"image_size {self.image_size} does not fit downsampling x{self.downsampling}: "
-                f"it must be a multiple of {stride} and at least {2 * stride}. Resize the images or change downsampling."
-            )
-
-    @property
-    def halvings(self) -> int:
-        """How often the encoder halves the resolution."""
-        return DOWNSAMPLINGS[self.downsampling]
-
-    @property
-    def features(self) -> int:
-        """Channels that the encoder ends with and the decoders start from."""
-        return self.width * 2**self.halvings
-
-    @property
-    def latents(self) -> int:
-        """Channels of z."""
-        return self.latent_channels or 4 * self.width
-
-    @property
-    def grid(self) -> int:
-        """Height and width of z."""
-        return self.image_size // 2**self.halvings
+from raydvae.config import DVAEConfig
 
 
 class DVAEOutput(NamedTuple):

@@ -8,42 +8,14 @@ the whole batch are known. The gradients of the slices' totals then average to t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raydvae.errors import ConfigError
+from raydvae.config import RateLossConfig
 from raydvae.models.dvae import DVAEOutput
 
 Parts = dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RateLossConfig:
-    """Weights of the D-VAE loss; the defaults are what the official code does where the paper is silent.
-
-    ``rate_weight`` (lambda; the paper gives none) 0 means the official rule: 0.01 for targets above 0.99 nats a
-    latent position, 0.5 below. The amplitude cap, absent from the paper, keeps mean(p_hat²) under
-    ``amplitude_cap`` once epoch ``amplitude_from_epoch`` (counted from 0) is reached.
-    """
-
-    kld_target: float
-    rate_weight: float = 0.0
-    amplitude_cap: float = 0.002
-    amplitude_from_epoch: int = 11
-
-    def __post_init__(self) -> None:
-        if not self.kld_target >= 0:
-            raise ConfigError(f"The KLD target is {self.kld_target}; give nats a latent position, 0 or more.")
-        if not self.rate_weight >= 0:
-            raise ConfigError(f"rate_weight is {self.rate_weight}; give a positive number, or 0 for the official rule.")
-
-    @property
-    def weight(self) -> float:
-        """Lambda of Eq. 14, for mean squared errors and KLD in nats a latent position."""
-        return self.rate_weight or (0.01 if self.kld_target > 0.99 else 0.5)
 
 
 def kld(mu: Tensor, log_var: Tensor) -> Tensor:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from raydvae.config import Quantize
 from raydvae.models.dvae import DVAE
-
-Quantize = Literal["round", "truncate"]
 
 
 @torch.no_grad()

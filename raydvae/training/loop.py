@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from raydvae.config import TrainConfig
 from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.seeds import derive
 from raydvae.training.batchnorm import GlobalBatchNorm2d
@@ -24,7 +25,6 @@ from raydvae.training.feed import ImageSet, epoch_order
 from raydvae.training.group import Alone, Group
 
 Parts = dict[str, Tensor]
-BatchStats = Literal["slice", "global"]
 
 
 class Task(Protocol):
@@ -41,38 +41,6 @@ class Task(Protocol):
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
         """Return the slice's loss, given the parts' means over the whole batch."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """How a model is trained. The defaults are the official D-VAE settings for CIFAR-10.
-
-    ``slices`` is the number of equal parts that a global batch is computed in; batch statistics are taken per slice
-    ("slice"), or over the whole batch ("global"). With "slice" the result has the same bits for every number of
-    workers that divides ``slices``. 0 means 4 on a CPU (a slice is computed by one thread) and one a worker on GPUs.
-    """
-
-    epochs: int = 60
-    batch_size: int = 128
-    optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = 0.005
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    clip_norm: float = 5.0
-    slices: int = 0
-    batch_stats: BatchStats = "slice"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ConfigError(f"epochs is {self.epochs}; train for at least one.")
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; give a positive number.")
-        if not 0 < self.lr < math.inf:
-            raise ConfigError(f"lr is {self.lr}; give a positive learning rate (D-VAE: 0.005, classifiers: 0.1).")
-        if self.clip_norm <= 0:
-            raise ConfigError(f"clip_norm is {self.clip_norm}; give a positive norm (the official code has 5).")
-        if self.slices < 0:
-            raise ConfigError(f"slices is {self.slices}; give a positive number, or 0 for the default.")
 
 
 @dataclass(slots=True)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raydvae.config import DVAEConfig, RateLossConfig
 from raydvae.models.classifiers import build_classifier
-from raydvae.models.dvae import DVAE, DVAEConfig, RateConstrainedVAE
-from raydvae.models.losses import Parts, RateLossConfig, measure, total
+from raydvae.models.dvae import DVAE, RateConstrainedVAE
+from raydvae.models.losses import Parts, measure, total
 
 
 @dataclass(frozen=True, slots=True)
