@@ -158,8 +158,14 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """How rows become images, and when they are refused."""
+    """How rows become images, and when they are refused.
 
+    Columns are recognized by name and type where ``image_column`` and ``label_column`` are empty. ``reject_limit`` is
+    the share of rows that may be unusable before a run fails.
+    """
+
+    image_column: str = ""
+    label_column: str = ""
     size_policy: SizePolicy = "reject"
     unit_rows: int = 1024
     reject_limit: float = 0.01

@@ -8,16 +8,17 @@ the same distribution is drawn a row at a time, seeded by the row's id, so that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from raydvae.attacks.base import Array, Bound, Floats
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
 
 CLASS_SEPARATION = 10.0  # as published: half the side of the hypercube, in units of the clusters' own noise
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,15 +46,19 @@ class LSP:
             raise ConfigError(
                 f"Patches of {config.patch} px do not tile images of {image_size} px; choose a divisor of {image_size}."
             )
-        self.config, self.image_size = config, image_size
+        self.config = config
+        self.bound = Bound("l2", config.norm)
         self.grid = image_size // config.patch
         self.features = self.grid**2 * 3
         rng = np.random.default_rng(derive(config.seed, "lsp", "clusters"))
         self.centers = CLASS_SEPARATION * _vertices(num_classes, self.features, rng)
         self.transforms = rng.uniform(-1, 1, (num_classes, self.features, self.features))
 
-    def noise(self, label: int, row_id: str) -> Floats:
-        """Return the perturbation (H, W, 3) of the row called ``row_id``, in units of [0, 1] images; its l2 norm is ``norm``."""
+    def noise(self, images: Array, labels: npt.NDArray[np.int64], row_ids: Sequence[str]) -> Floats:
+        """See `Attack.noise`; the images themselves do not matter."""
+        return np.stack([self._row(int(label), row_id) for label, row_id in zip(labels, row_ids, strict=True)])
+
+    def _row(self, label: int, row_id: str) -> Floats:
         rng = np.random.default_rng(derive(self.config.seed, "lsp", row_id))
         vector = rng.standard_normal(self.features) @ self.transforms[label] + self.centers[label]
         vector *= self.config.norm / np.linalg.norm(vector) / self.config.patch

@@ -1,0 +1,370 @@
+"""A labelled image set as parquet files: what files there are, what is in them, and how to read a bounded part."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydvae.config import DataConfig
+from raydvae.data.codecs import Array, BadImage, fit
+from raydvae.data.schema import ORIGIN, ImageSchema, detect
+from raydvae.data.store import Options, Store, absolute
+from raydvae.errors import DataError
+
+Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
+SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
+MAX_TEXT_CLASSES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A parquet file as its footer tells it. The fingerprint changes with any change of its content."""
+
+    name: str
+    size: int
+    groups: tuple[int, ...]
+    fingerprint: str
+    origin: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A bounded slice of one file: planned, read, passed, written, committed and retried whole."""
+
+    id: str
+    source: str
+    start: int
+    stop: int
+    first_group: int
+    skip: int
+    origin: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the unit."""
+        return self.stop - self.start
+
+    @property
+    def file(self) -> str:
+        """Name of the one output file that the unit makes."""
+        return f"{self.id}.parquet"
+
+    def row_ids(self) -> list[str]:
+        """Return the id of each row: the file and row it first came from, the same in every later step."""
+        return [f"{file}#{row}" for file, start, stop in self.origin for row in range(start, stop)]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Parquet files of one schema in one folder. Cheap to pickle; holds no rows."""
+
+    store: Store
+    files: tuple[SourceFile, ...]
+    schema: ImageSchema
+    data: DataConfig
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files."""
+        return sum(file.rows for file in self.files)
+
+    def units(self) -> list[Unit]:
+        """Return the units of work: row groups of one file, at most ``unit_rows`` rows each, in order."""
+        return [unit for file in self.files for unit in _units(file, self.data.unit_rows)]
+
+    def read(self, unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of one unit, undecoded."""
+        with self.store.open(unit.source) as source, pq.ParquetFile(source) as file:
+            groups = list(range(unit.first_group, file.num_row_groups))
+            parts: list[pa.Table] = []
+            skip, missing = unit.skip, unit.rows
+            for group in groups:
+                if missing <= 0:
+                    break
+                table = file.read_row_group(group, columns=list(columns) if columns else None)
+                part = table.slice(skip, missing)
+                skip = max(0, skip - table.num_rows)
+                missing -= part.num_rows
+                parts.append(part)
+        if missing:
+            raise DataError(f"{self.store.uri}/{unit.source} has fewer rows than planned; it changed while being read.")
+        return pa.concat_tables(parts)
+
+    def labels(self) -> Iterator[pa.ChunkedArray]:
+        """Iterate over the label column of every file."""
+        for file in self.files:
+            with self.store.open(file.name) as source:
+                yield pq.read_table(source, columns=[self.schema.label]).column(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """How label values become class numbers: themselves, or their place in a list of texts."""
+
+    count: int
+    names: tuple[str, ...] | None
+    text: bool
+
+    def numbers(self, labels: pa.ChunkedArray | pa.Array) -> npt.NDArray[np.int64]:
+        """Return class numbers; -1 for null and everything outside of 0..count - 1."""
+        if self.text:
+            assert self.names is not None
+            index = {name: number for number, name in enumerate(self.names)}
+            return np.array([index.get(value, -1) for value in labels.to_pylist()], dtype=np.int64)
+        values = labels.to_pylist()
+        return np.array([v if v is not None and 0 <= v < self.count else -1 for v in values], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The decoded good rows of a unit, and its bad rows with their reasons.
+
+    ``images`` is (N, H, W, 3) uint8, ``labels`` (N,) int64, ``kept`` the positions of the good rows in the unit,
+    ``carried`` their table without pixels, ``rejected`` the bad rows as they came, with ``reason`` and ``row_id``.
+    """
+
+    unit: Unit
+    images: Array
+    labels: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
+    carried: pa.Table
+    rejected: pa.Table
+
+    @property
+    def row_ids(self) -> list[str]:
+        """Ids of the good rows."""
+        ids = self.unit.row_ids()
+        return [ids[position] for position in self.kept]
+
+
+def open_dataset(
+    uri: str, data: DataConfig | None = None, options: Options | None = None, split: str | None = None
+) -> Dataset:
+    """Open a folder, a file or a glob of parquet files.
+
+    In a folder whose files are named train-* beside test-* or val-*, ``split`` "train" or "test" picks the files of
+    that part; any other folder is taken whole. Raises `DataError` when there is nothing to read.
+    """
+    data = data or DataConfig()
+    store, names = _find(uri, options)
+    names = _of_split(names, split)
+    files: list[SourceFile] = []
+    schema: ImageSchema | None = None
+    for name, size in names.items():
+        file, arrow = _footer(store, name, size)
+        if schema is None:
+            schema = detect(arrow, data, f"{store.uri}/{name}")
+        elif not arrow.equals(schema.arrow):
+            raise DataError(
+                f"{store.uri}/{name} has other columns than {files[0].name}: {arrow.to_string(show_schema_metadata=False)}. "
+                "All files of a data set have one schema."
+            )
+        files.append(file)
+    assert schema is not None
+    return Dataset(store, tuple(files), schema, data)
+
+
+def find_classes(dataset: Dataset, num_classes: int | None = None) -> Classes:
+    """Return the classes of a data set: as asked for, as its schema names them, or as its labels show (one scan)."""
+    names = dataset.schema.class_names
+    if dataset.schema.labels_are_text:
+        if names is None:
+            seen: set[str] = set()
+            for column in dataset.labels():
+                seen.update(value for value in column.unique().to_pylist() if value is not None)
+                if len(seen) > MAX_TEXT_CLASSES:
+                    raise DataError(
+                        f"Column {dataset.schema.label!r} of {dataset.store.uri} has more than {MAX_TEXT_CLASSES} "
+                        "different texts; that is no class label. Name the right column in data.label_column."
+                    )
+            names = tuple(sorted(seen))
+        return _checked(Classes(len(names), names, text=True), dataset)
+    if num_classes is not None:
+        return _checked(Classes(num_classes, names if names and len(names) == num_classes else None, text=False), dataset)
+    if names is not None:
+        return Classes(len(names), names, text=False)
+    top = -1
+    for column in dataset.labels():
+        top = max([top, *(value for value in column.unique().to_pylist() if value is not None)])
+    return _checked(Classes(top + 1, None, text=False), dataset)
+
+
+def _checked(classes: Classes, dataset: Dataset) -> Classes:
+    if classes.count < 1:
+        raise DataError(f"Column {dataset.schema.label!r} of {dataset.store.uri} holds no usable label.")
+    return classes
+
+
+def decode_rows(dataset: Dataset, unit: Unit, table: pa.Table, classes: Classes, image_size: int) -> Rows:
+    """Decode a unit's rows to ``image_size`` pixels; every bad row ends in ``rejected``, with its reason."""
+    schema = dataset.schema
+    labels = classes.numbers(table.column(schema.label))
+    images: list[Array] = []
+    kept: list[int] = []
+    bad: list[int] = []
+    reasons: list[str] = []
+    for position, value in enumerate(table.column(schema.image).to_pylist()):
+        try:
+            if labels[position] < 0:
+                shown = table.column(schema.label)[position].as_py()
+                raise BadImage(f"label {shown!r} is outside of the {classes.count} classes")
+            images.append(fit(schema.pixels(value, dataset.data), image_size, dataset.data))
+            kept.append(position)
+        except BadImage as error:
+            bad.append(position)
+            reasons.append(str(error))
+    ids = unit.row_ids()
+    rejected = table.take(pa.array(bad, pa.int64()))
+    rejected = rejected.append_column("reason", pa.array(reasons, pa.string()))
+    rejected = rejected.append_column("row_id", pa.array([ids[p] for p in bad], pa.string()))
+    stacked = np.stack(images) if images else np.empty((0, image_size, image_size, 3), np.uint8)
+    positions = np.array(kept, dtype=np.int64)
+    carried = table.take(pa.array(positions))
+    return Rows(unit, stacked, labels[positions], positions, _without_pixels(carried, schema), rejected)
+
+
+def _without_pixels(table: pa.Table, schema: ImageSchema) -> pa.Table:
+    # The path inside the image struct is carried as a plain column until the new image column is built.
+    paths = [None] * table.num_rows
+    if schema.encoding == "struct":
+        values = table.column(schema.image).to_pylist()
+        paths = [value.get("path") if value else None for value in values]
+    index = table.schema.get_field_index(schema.image)
+    return table.set_column(index, pa.field(schema.image, pa.string()), pa.array(paths, pa.string()))
+
+
+def build_table(schema: ImageSchema, rows: Rows, images: Array) -> pa.Table:
+    """Return the output table of a unit: same columns, types and order as the source, with new ``images``."""
+    index = schema.arrow.get_field_index(schema.image)
+    paths = rows.carried.column(schema.image).to_pylist()
+    column = schema.column(images, paths)
+    table = rows.carried.set_column(index, schema.arrow.field(schema.image), column)
+    metadata = dict(schema.arrow.metadata or {})
+    metadata[ORIGIN] = json.dumps(_segments(rows)).encode()
+    return table.replace_schema_metadata(metadata)
+
+
+def _segments(rows: Rows) -> list[Segment]:
+    """Return the origins of the rows that were kept, as few ranges as possible."""
+    places = [(file, row) for file, start, stop in rows.unit.origin for row in range(start, stop)]
+    merged: list[list[Any]] = []
+    for position in rows.kept:
+        file, row = places[position]
+        if merged and merged[-1][0] == file and merged[-1][2] == row:
+            merged[-1][2] = row + 1
+        else:
+            merged.append([file, row, row + 1])
+    return [(file, start, stop) for file, start, stop in merged]
+
+
+def _find(uri: str, options: Options | None) -> tuple[Store, dict[str, int]]:
+    full = absolute(uri)
+    if any(sign in posixpath.basename(full) for sign in "*?["):
+        folder, pattern = full.rsplit("/", 1)
+        store = Store(folder, options)
+        regex = re.compile(_glob(pattern))
+        names = {name: size for name, size in store.list().items() if regex.fullmatch(name)}
+        if not names:
+            raise DataError(f"No file matches {uri}.")
+        return store, names
+    if full.endswith((".parquet", ".pq")):
+        folder, base = full.rsplit("/", 1)
+        store = Store(folder, options)
+        if store.is_file(base):
+            return store, {base: int(store.fs.size(store.path(base)))}
+    store = Store(full, options)
+    names = {n: s for n, s in store.list().items() if n.endswith((".parquet", ".pq")) and not _hidden(n)}
+    if not names:
+        state = "holds no parquet files" if store.exists() else "does not exist"
+        raise DataError(f"{uri} {state}. Give a folder of parquet files; `raydvae import` makes one of other formats.")
+    return store, names
+
+
+def _glob(pattern: str) -> str:
+    import fnmatch
+
+    return fnmatch.translate(pattern).replace(".*", "[^/]*")
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(("_", ".")) for part in name.split("/"))
+
+
+def _of_split(names: dict[str, int], split: str | None) -> dict[str, int]:
+    if split is None:
+        return names
+    parts = {name: _split_of(name) for name in names}
+    if len({part for part in parts.values() if part}) < 2:
+        return names
+    return {name: size for name, size in names.items() if parts[name] == split}
+
+
+def _split_of(name: str) -> str | None:
+    base = posixpath.basename(name)
+    for split, prefixes in SPLITS.items():
+        if re.match(rf"({'|'.join(prefixes)})[-_.]", base):
+            return split
+    return None
+
+
+def _footer(store: Store, name: str, size: int) -> tuple[SourceFile, pa.Schema]:
+    try:
+        with store.open(name) as source, pq.ParquetFile(source) as file:
+            meta, arrow = file.metadata, file.schema_arrow
+            groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
+            parts = [str(meta.row_group(g).to_dict()) for g in range(meta.num_row_groups)]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
+    digest = hashlib.sha256("\n".join([str(size), *parts]).encode()).hexdigest()[:32]
+    metadata = dict(arrow.metadata or {})
+    origin = metadata.pop(ORIGIN, None)
+    rows = sum(groups)
+    segments: tuple[Segment, ...] = ((name, 0, rows),)
+    if origin is not None:
+        segments = tuple((str(f), int(a), int(b)) for f, a, b in json.loads(origin))
+    if sum(stop - start for _, start, stop in segments) != rows:
+        raise DataError(f"{store.uri}/{name} says it comes from other rows than it has; write it again.")
+    return SourceFile(name, size, groups, digest, segments), arrow.with_metadata(metadata or None)
+
+
+def _units(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
+    stem = file.name.rsplit(".", 1)[0]
+    match = re.fullmatch(r"(.*)-r(\d{10})", stem)
+    base, offset = (match[1], int(match[2])) if match else (stem, 0)
+    start = group = skip = 0
+    while start < file.rows:
+        room, last, used = unit_rows, group, skip
+        while last < len(file.groups) and file.groups[last] - used <= room:
+            room -= file.groups[last] - used
+            last, used = last + 1, 0
+        if room == unit_rows:  # a row group larger than a unit is cut
+            used, room = used + unit_rows, 0
+        stop = start + unit_rows - room
+        yield Unit(f"{base}-r{offset + start:010d}", file.name, start, stop, group, skip, _cut(file.origin, start, stop))
+        start, group, skip = stop, last, used
+
+
+def _cut(segments: Sequence[Segment], start: int, stop: int) -> tuple[Segment, ...]:
+    out: list[Segment] = []
+    at = 0
+    for file, first, last in segments:
+        low, high = max(start, at), min(stop, at + last - first)
+        if low < high:
+            out.append((file, first + low - at, first + high - at))
+        at += last - first
+    return tuple(out)

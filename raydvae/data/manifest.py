@@ -1,0 +1,210 @@
+"""A run's folder: its configuration, one small record for each unit committed, rejected rows.
+
+    OUT/*.parquet                  the output data set, and nothing else
+    OUT/_raydvae/run.json          what was asked for, of what source
+    OUT/_raydvae/commits/STEP/     one record a unit: an object store cannot append
+    OUT/_raydvae/rejected/         bad rows with their original bytes and a reason
+    OUT/_raydvae/work/             intermediate data sets
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import raydvae
+from raydvae.data.dataset import Dataset, Rows, Unit, build_table
+from raydvae.data.codecs import Array
+from raydvae.data.store import Store, checksum
+from raydvae.errors import ConfigError, DataError, StorageError
+
+FORMAT = 1
+HOME = "_raydvae"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The folder of one run. Cheap to pickle."""
+
+    store: Store
+
+    @property
+    def home(self) -> Store:
+        """Where everything but the output data lies."""
+        return self.store.sub(HOME)
+
+    def open(self, kind: str, config: dict[str, Any], dataset: Dataset, extra: dict[str, Any]) -> bool:
+        """Start the run, or go on with it; return whether it was there before.
+
+        Raises `ConfigError` when the folder belongs to a run with other settings or another source, and `StorageError`
+        when it holds parquet files that no run made.
+        """
+        asked = {
+            "format": FORMAT,
+            "kind": kind,
+            "config": config,
+            "source": {
+                "uri": dataset.store.uri,
+                "files": [[f.name, f.size, f.rows, f.fingerprint] for f in dataset.files],
+                "rows": dataset.rows,
+            },
+            **extra,
+        }
+        if not self.home.exists("run.json"):
+            strangers = [name for name in self.store.list() if name.endswith(".parquet")]
+            if strangers:
+                raise StorageError(
+                    f"{self.store.uri} already holds data that no raydvae run made ({strangers[0]}). "
+                    "Give an empty or new folder; nothing was changed."
+                )
+            self.home.write_json("run.json", asked | {"versions": versions()})
+            return False
+        known = self.read()
+        _same(known, asked, self.store.uri)
+        return True
+
+    def read(self) -> dict[str, Any]:
+        """Return what run.json holds."""
+        if not self.home.exists("run.json"):
+            raise DataError(f"{self.store.uri} is not the folder of a raydvae run: it has no {HOME}/run.json.")
+        known: dict[str, Any] = self.home.read_json("run.json")
+        if known.get("format") != FORMAT:
+            raise ConfigError(
+                f"{self.store.uri} was written in format {known.get('format')}, this version reads {FORMAT}; "
+                "use the version that wrote it."
+            )
+        return known
+
+    def done(self, step: str) -> set[str]:
+        """Return the ids of the units committed in ``step``: a listing, no file is read."""
+        return {name.removesuffix(".json").split("/", 2)[2] for name in self.home.list(f"commits/{step}")}
+
+    def records(self, step: str) -> list[dict[str, Any]]:
+        """Return all commit records of ``step``, in the units' order."""
+        names = [f"commits/{step}/{unit}.json" for unit in sorted(self.done(step))]
+        import json
+
+        return [json.loads(data) for data in self.home.read_many(names).values()]
+
+    def commit(
+        self,
+        step: str,
+        dataset: Dataset,
+        rows: Rows,
+        images: Array,
+        folder: str = "",
+        notes: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Publish a unit's output, then the record that makes it count; both whole or not at all.
+
+        ``folder`` is where below the run the file goes; ``notes`` are kept in the record. Writing a unit twice gives
+        the same bytes, so a retry is harmless.
+        """
+        table = build_table(dataset.schema, rows, images)
+        data = parquet_bytes(table, dataset.schema.image)
+        written = pq.read_metadata(pa.BufferReader(data)).num_rows
+        if written != len(rows.images) or written + rows.rejected.num_rows != rows.unit.rows:
+            raise DataError(f"Unit {rows.unit.id}: {rows.unit.rows} rows in, but {written} out; nothing was published.")
+        target = self.store.sub(folder) if folder else self.store
+        if written:
+            target.write(rows.unit.file, data)
+        if rows.rejected.num_rows:
+            self.home.write(f"rejected/{rows.unit.file}", parquet_bytes(rows.rejected))
+        record = {
+            "unit": rows.unit.id,
+            "source": [rows.unit.source, rows.unit.start, rows.unit.stop],
+            "rows_in": rows.unit.rows,
+            "rows_out": written,
+            "rows_rejected": rows.rejected.num_rows,
+            "bytes": len(data) if written else 0,
+            "sha256": checksum(data) if written else None,
+            **(notes or {}),
+        }
+        self.home.write_json(f"commits/{step}/{rows.unit.id}.json", record)
+        return record
+
+
+def parquet_bytes(table: pa.Table, image: str | None = None) -> bytes:
+    """Return ``table`` as one parquet file; the same table gives the same bytes."""
+    buffer = io.BytesIO()
+    # Images are compressed already. Statistics of their bytes would only bloat the footer.
+    plain = [] if image is None else [image, f"{image}.bytes"]
+    columns = [c for c in _leaves(table.schema) if c not in plain]
+    pq.write_table(
+        table,
+        buffer,
+        compression={c: "zstd" for c in columns} or "none",
+        write_statistics=columns or False,
+        row_group_size=max(1, table.num_rows),
+    )
+    return buffer.getvalue()
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    out: list[str] = []
+
+    def walk(prefix: str, kind: pa.DataType) -> None:
+        if isinstance(kind, pa.StructType):
+            for child in kind:
+                walk(f"{prefix}.{child.name}", child.type)
+        elif isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+            walk(f"{prefix}.list.element", kind.value_type)
+        else:
+            out.append(prefix)
+
+    for field in schema:
+        walk(field.name, field.type)
+    return out
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    from importlib.metadata import version
+
+    names = ("torch", "numpy", "pyarrow", "pillow", "ray")
+    return {"raydvae": raydvae.__version__, "python": platform.python_version()} | {n: version(n) for n in names}
+
+
+def check_rejected(rejected: int, rows: int, limit: float, where: str) -> None:
+    """Raise `DataError` when more rows were rejected than the limit allows."""
+    if rows and rejected > limit * rows:
+        raise DataError(
+            f"{rejected} of {rows} rows cannot be used, more than the limit of {limit:.1%} (data.reject_limit). "
+            f"Their bytes and reasons are in {where}. Mend the source, or raise the limit with --reject-limit."
+        )
+
+
+def _same(known: dict[str, Any], asked: dict[str, Any], uri: str) -> None:
+    if known["kind"] != asked["kind"]:
+        raise ConfigError(f"{uri} holds a {known['kind']} run, not a {asked['kind']} run; give another folder.")
+    before = {name: rest for name, *rest in known["source"]["files"]}
+    now = {name: rest for name, *rest in asked["source"]["files"]}
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            change = "is gone" if name not in now else "is new" if name not in before else "has changed"
+            raise DataError(
+                f"Source file {name} {change} since this run began; its results would not belong together. "
+                f"Put the source back as it was, or start anew in another folder than {uri}."
+            )
+    for place, old, new in _differences(known, asked):
+        raise ConfigError(
+            f"{uri} was started with {place} = {old!r}, now it is {new!r}. Run it with the same settings, "
+            "or give another folder."
+        )
+
+
+def _differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        skip = {"versions", "source"}
+        names = sorted((old.keys() | new.keys()) - skip)
+        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{place}.{n}".lstrip("."))]
+    plain_new = list(new) if isinstance(new, tuple) else new
+    return [] if old == plain_new else [(place, old, plain_new)]
+
+
+__all__ = ["HOME", "Run", "Unit", "check_rejected", "parquet_bytes", "versions"]
