@@ -55,7 +55,7 @@ class Run:
             },
             **extra,
         }
-        if not self.home.exists("run.json"):
+        if not self.exists():
             strangers = [name for name in self.store.list() if name.endswith(".parquet")]
             if strangers:
                 raise StorageError(
@@ -68,9 +68,13 @@ class Run:
         _same(known, asked, self.store.uri)
         return True
 
+    def exists(self) -> bool:
+        """Whether a run began here."""
+        return self.home.exists("run.json")
+
     def read(self) -> dict[str, Any]:
         """Return what run.json holds."""
-        if not self.home.exists("run.json"):
+        if not self.exists():
             raise DataError(f"{self.store.uri} is not the folder of a raydvae run: it has no {HOME}/run.json.")
         known: dict[str, Any] = self.home.read_json("run.json")
         if known.get("format") != FORMAT:
@@ -91,6 +95,17 @@ class Run:
 
         return [json.loads(data) for data in self.home.read_many(names).values()]
 
+    def publish(self, dataset: Dataset, rows: Rows, images: Array, folder: str = "") -> bytes:
+        """Write a unit's output file, if it has rows, and return its bytes."""
+        data = parquet_bytes(build_table(dataset.schema, rows, images), dataset.schema.image)
+        written = pq.read_metadata(pa.BufferReader(data)).num_rows
+        if written != len(rows.images) or written + rows.rejected.num_rows != rows.unit.rows:
+            raise DataError(f"Unit {rows.unit.id}: {rows.unit.rows} rows in, but {written} out; nothing was published.")
+        if not written:
+            return b""
+        (self.store.sub(folder) if folder else self.store).write(rows.unit.file, data)
+        return data
+
     def commit(
         self,
         step: str,
@@ -105,14 +120,8 @@ class Run:
         ``folder`` is where below the run the file goes; ``notes`` are kept in the record. Writing a unit twice gives
         the same bytes, so a retry is harmless.
         """
-        table = build_table(dataset.schema, rows, images)
-        data = parquet_bytes(table, dataset.schema.image)
-        written = pq.read_metadata(pa.BufferReader(data)).num_rows
-        if written != len(rows.images) or written + rows.rejected.num_rows != rows.unit.rows:
-            raise DataError(f"Unit {rows.unit.id}: {rows.unit.rows} rows in, but {written} out; nothing was published.")
-        target = self.store.sub(folder) if folder else self.store
-        if written:
-            target.write(rows.unit.file, data)
+        data = self.publish(dataset, rows, images, folder)
+        written = len(rows.images)
         if rows.rejected.num_rows:
             self.home.write(f"rejected/{rows.unit.file}", parquet_bytes(rows.rejected))
         record = {
@@ -121,7 +130,7 @@ class Run:
             "rows_in": rows.unit.rows,
             "rows_out": written,
             "rows_rejected": rows.rejected.num_rows,
-            "bytes": len(data) if written else 0,
+            "bytes": len(data),
             "sha256": checksum(data) if written else None,
             **(notes or {}),
         }

@@ -136,7 +136,9 @@ class _Trainer:
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         lanes = min(threads, len(self.mine)) if device.type == "cpu" else 1
-        self.pool = ThreadPoolExecutor(lanes) if lanes > 1 else None
+        # One pool of one thread a lane: autograd adds gradients in the order of numbers that it gives out per thread,
+        # so a slice's forward and backward must run in the same one for its bits to be the same every time.
+        self.pools = [ThreadPoolExecutor(1) for _ in range(lanes)] if lanes > 1 else []
         # A slice is computed by one thread, so its bits do not depend on the machine's cores.
         self.intra_op = 1 if config.batch_stats == "slice" else threads
 
@@ -146,8 +148,8 @@ class _Trainer:
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.threads_before)
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+        for pool in self.pools:
+            pool.shutdown(cancel_futures=True)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         started = time.monotonic()
@@ -168,11 +170,11 @@ class _Trainer:
                 f"Training diverged in epoch {epoch}: {broken} is not finite. Nothing of this epoch was kept; "
                 f"lower the learning rate (now {self.config.lr}) or the clip norm ({self.config.clip_norm})."
             )
-        metrics |= {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
-        seconds = time.monotonic() - started
+        speed = steps * self.batch / (time.monotonic() - started)
+        metrics |= {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], "images_per_second": speed}
         self.epoch = epoch + 1
         self.history.append(metrics)
-        return metrics | {"seconds": seconds, "images_per_second": steps * self.batch / seconds}
+        return metrics
 
     def run_step(self, rows: Tensor, step: int) -> Parts:
         def forward(lane: int) -> Parts:
@@ -186,10 +188,10 @@ class _Trainer:
             return torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
 
         lanes = range(len(self.mine))
-        measured = list(self._map(forward, lanes))
+        measured = self._map(forward, lanes)
         names = list(measured[0])
         means = _named(names, self.group.mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
-        grads = list(self._map(backward, lanes))
+        grads = self._map(backward, lanes)
         with torch.no_grad():
             exchanged = self.group.mean(
                 torch.stack([_flat([*grads[lane], *_statistics(self.replicas[lane])]) for lane in lanes])
@@ -202,8 +204,11 @@ class _Trainer:
             loss = self.task.total(means, means, self.epoch)
         return means | {"loss": loss, "grad_norm": norm}
 
-    def _map(self, work: Callable[[int], Any], lanes: range) -> Iterable[Any]:
-        return map(work, lanes) if self.pool is None else self.pool.map(work, lanes)
+    def _map(self, work: Callable[[int], Any], lanes: range) -> list[Any]:
+        if not self.pools:
+            return [work(lane) for lane in lanes]
+        futures = [self.pools[lane % len(self.pools)].submit(work, lane) for lane in lanes]
+        return [future.result() for future in futures]
 
     def _with_grads(self) -> list[Tensor]:
         for p in self.parameters:

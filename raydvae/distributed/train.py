@@ -1,0 +1,87 @@
+"""A training on several workers: Ray Train places them, restarts them, and joins them in a process group."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from typing import Any
+
+import pyarrow.fs
+import ray.train
+import torch
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from raydvae.errors import RaydvaeError
+from raydvae.training.group import Alone, Distributed
+from raydvae.training.job import TrainJob, run_job
+
+log = logging.getLogger(__name__)
+MAX_FAILURES = 3
+CONTROLLER_FAILURES = 3  # Ray's default retries resources that can never be had for ever
+
+
+def train(job: TrainJob, workers: int, use_gpu: bool, cores: int) -> None:
+    """Run ``job`` on ``workers`` Ray Train workers of ``cores`` cores each, going on after worker failures.
+
+    The state lies with the job, saved by rank 0 after each epoch, and not in Ray's checkpoints: a report there is not
+    durable until the controller has polled it, and one format serves in-process runs too.
+    """
+    folder = job.store.sub("ray")
+    scaling = ScalingConfig(
+        num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cores} | ({"GPU": 1} if use_gpu else {})
+    )
+    trainer = TorchTrainer(
+        _loop,
+        train_loop_config={"job": job, "cores": cores},
+        scaling_config=scaling,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        run_config=RunConfig(
+            name=f"{job.name}-{uuid.uuid4().hex[:8]}",
+            storage_path=folder.path(),
+            storage_filesystem=_filesystem(folder),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=CONTROLLER_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise _cause(error) from None
+    finally:
+        folder.delete("")
+
+
+def _loop(config: dict[str, Any]) -> None:
+    job: TrainJob = config["job"]
+    context = ray.train.get_context()
+    group = Distributed() if context.get_world_size() > 1 else Alone()
+    device = ray.train.torch.get_device()
+    assert isinstance(device, torch.device)
+    if group.rank == 0:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+    def progress(metrics: dict[str, float]) -> None:
+        ray.train.report({name: float(value) for name, value in metrics.items()})
+
+    run_job(job, device, int(config["cores"]), group, progress)
+
+
+def _filesystem(store: Any) -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.LocalFileSystem() if store.is_local else PyFileSystem(FSSpecHandler(store.fs))
+
+
+def _cause(error: BaseException) -> Exception:
+    """Return our own error if a worker raised one, else one that names what Ray saw."""
+    failures = getattr(error, "worker_failures", None) or {}
+    for failure in failures.values():
+        seen: BaseException | None = failure
+        while seen is not None:
+            if isinstance(seen, RaydvaeError):
+                return seen
+            seen = getattr(seen, "cause", None) or seen.__cause__
+    return RaydvaeError(f"Training failed on the cluster after {MAX_FAILURES} retries: {error}. Run it again to go on.")

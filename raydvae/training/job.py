@@ -1,0 +1,114 @@
+"""A training as one value that can be sent to a worker: what to train, on which data, and where results go."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydvae.config import TrainConfig
+from raydvae.data.dataset import Classes, Dataset, Unit, decode_rows
+from raydvae.data.manifest import check_rejected
+from raydvae.data.store import Store
+from raydvae.training.checkpoint import load_model, load_state, save_model, save_state, write_metrics
+from raydvae.training.feed import ImageSet
+from raydvae.training.group import Alone, Group
+from raydvae.training.loop import Task, TrainState, resolve_slices, train
+
+log = logging.getLogger(__name__)
+Progress = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainJob:
+    """One training. Running it again goes on from its last epoch, or returns at once when it is finished.
+
+    ``config.slices`` must be settled beforehand (`resolve_slices`): it is part of what makes the result.
+    """
+
+    name: str
+    task: Task
+    data: Dataset
+    classes: Classes
+    image_size: int
+    config: TrainConfig
+    seed: int
+    store: Store
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a saved state must have been trained with to be resumed."""
+        return {
+            "task": repr(self.task),
+            "train": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "data": [[f.name, f.fingerprint] for f in self.data.files],
+        }
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final weights are there."""
+        return self.store.exists("model.safetensors")
+
+    def history(self) -> list[dict[str, float]]:
+        """Return each epoch's metrics of a finished training; `ConfigError` if it had other settings."""
+        return load_model(self.store, self.about)[1]
+
+
+def run_job(
+    job: TrainJob, device: torch.device, threads: int, group: Group | None = None, progress: Progress | None = None
+) -> None:
+    """Run ``job`` as one worker of ``group``; rank 0 saves the state, metrics and final weights."""
+    group = group or Alone()
+    first = group.rank == 0
+    if job.finished:
+        job.history()  # refuses other settings
+        return
+    state = load_state(job.store, job.about)
+    images = load_images(job.data, job.classes, job.image_size, threads)
+
+    def on_epoch(state: TrainState, metrics: dict[str, float]) -> None:
+        if first:
+            save_state(job.store, state, job.about)
+            write_metrics(job.store, state.history)
+        if progress is not None:
+            progress(metrics)
+
+    final = train(
+        job.task,
+        images,
+        job.config,
+        seed=job.seed,
+        device=device,
+        group=group,
+        threads=threads,
+        resume=state,
+        on_epoch=on_epoch,
+    )
+    if first:
+        save_model(job.store, final, job.about)
+
+
+def load_images(data: Dataset, classes: Classes, image_size: int, threads: int = 1) -> ImageSet:
+    """Decode a data set into memory; rows that cannot be used are left out, up to the reject limit."""
+
+    def one(unit: Unit) -> tuple[torch.Tensor, torch.Tensor, int]:
+        rows = decode_rows(data, unit, data.read(unit), classes, image_size)
+        images = torch.from_numpy(np.ascontiguousarray(rows.images.transpose(0, 3, 1, 2)))
+        return images, torch.from_numpy(rows.labels), rows.rejected.num_rows
+
+    with ThreadPoolExecutor(max(1, threads)) as pool:
+        parts = list(pool.map(one, data.units()))
+    check_rejected(sum(p[2] for p in parts), data.rows, data.data.reject_limit, "no output yet; see raydvae inspect")
+    return ImageSet(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+
+
+def pick_device() -> torch.device:
+    """Return the GPU if this process has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
