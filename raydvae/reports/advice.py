@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Status = Literal["good", "low", "high", "unknown"]
-FREE, FORCED = 0.9, 1.1  # KLD below / above these multiples of its target was not decided by the target
+FREE, FORCED = 0.9, 1.1  # a KLD below or above these multiples of its target was not decided by the target
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +35,21 @@ def judge(stage: str, settings: Mapping[str, Any], last: Mapping[str, float] | N
     found = f"The final PSNR of {psnr:.1f} dB is"
     if low <= psnr <= high:
         return Advice("good", f"{found} inside the window of {window}. Nothing to change.")
+    settled = not (kld < FREE * target or kld > FORCED * target)
     if psnr < low:
-        if kld < FREE * target:
+        fix = f"Raise {stage}.loss.kld_target (now {target:g}) and run again."
+        if not settled:
             fix = (
-                f"The KLD ended at {kld:.2f}, below its target of {target:g}, so the target is not what limits it: "
-                f"train longer ({stage}.train.epochs) before changing the target."
+                f"The KLD ended at {kld:.2f}, away from its target of {target:g}: train longer ({stage}.train.epochs) "
+                "before changing the target."
             )
-        else:
-            fix = f"Raise {stage}.loss.kld_target (now {target:g}) and run again."
         return Advice("low", f"{found} below the window of {window}. {fix}")
-    if kld > FORCED * target:
+    fix = f"Lower {stage}.loss.kld_target (now {target:g}) and run again."
+    if not settled and kld < target:
+        fix = f"Lower {stage}.loss.kld_target (now {target:g}) below {kld:.2f}, where the KLD ended, and run again."
+    elif not settled:
         fix = (
-            f"The KLD ended at {kld:.2f}, still above its target of {target:g}: train longer ({stage}.train.epochs) "
-            f"or raise {stage}.loss.rate_weight before changing the target."
+            f"The KLD ended at {kld:.2f}, above its target of {target:g}: train longer ({stage}.train.epochs) or raise "
+            f"{stage}.loss.rate_weight before changing the target."
         )
-    else:
-        fix = f"Lower {stage}.loss.kld_target (now {target:g}) and run again."
     return Advice("high", f"{found} above the window of {window}. {fix}")

@@ -1,8 +1,8 @@
 """Charts as inline SVG and image grids as PNG data URIs, for pages that must open anywhere without a network.
 
-Charts carry no colors of their own: ink, grid and accent are CSS variables of the page (``--chart-ink``,
-``--chart-grid``, ``--accent``, each with a fallback), and text is text in the page's font, so one chart suits light
-and dark pages. Every chart has a ``label``, a sentence that is read out in its place; labels on a page must differ.
+Charts carry no colors of their own: ink, grid and accent are CSS variables of the page (``--ink``, ``--chart-ink``,
+``--chart-grid``, ``--accent``, each with a fallback), and text is text in the page's font, so one chart suits light and
+dark pages. Every chart has a ``label``, a sentence that is read out in its place; labels on a page must differ.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from PIL import Image
 
 from raydvae.data.codecs import Array
 
-INK, GRID, ACCENT = "#66707c", "#dfe3e8", "#0b6e99"
-VARIABLES = {INK: "--chart-ink", GRID: "--chart-grid", ACCENT: "--accent"}
+INK, STRONG, GRID, ACCENT = "#66707c", "#1b2127", "#dfe3e8", "#0b6e99"
+VARIABLES = {INK: "--chart-ink", STRONG: "--ink", GRID: "--chart-grid", ACCENT: "--accent"}
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a class may be called $x$
-    "font.size": 8,
-    "axes.titlesize": 8,
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
     "axes.labelcolor": INK,
+    "axes.labelsize": 8.5,
     "axes.edgecolor": GRID,
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -50,8 +51,10 @@ STYLE: dict[str, Any] = {
     "text.color": INK,
     "xtick.color": GRID,
     "xtick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
     "ytick.color": GRID,
     "ytick.labelcolor": INK,
+    "ytick.labelsize": 8.5,
     "ytick.major.size": 0,
 }
 WIDTH, HEIGHT = 5.2, 2.4  # inches of 72 SVG units
@@ -69,7 +72,10 @@ def curve(
     target: float | None = None,
     unit: str = "",
 ) -> str:
-    """Return a line over epochs as SVG, with a shaded ``window`` and a dashed ``target``; non-finite values are gaps."""
+    """Return a line over epochs as SVG, with a shaded ``window`` and a dashed ``target``; non-finite values are gaps.
+
+    The axis is not widened by a first tenth of the epochs that lies far from all that follows.
+    """
     with _chart(label) as (axes, out):
         shown = np.array([value if math.isfinite(value) else math.nan for value in values], dtype=float)
         axes.plot(epochs, shown, color=ACCENT, marker="o" if len(shown) == 1 else None, markersize=5)
@@ -83,15 +89,26 @@ def curve(
             last = np.flatnonzero(np.isfinite(shown))[-1]
             axes.plot(epochs[last], shown[last], color=ACCENT, marker="o", markersize=5)
             axes.set_title(f"ends at {shown[last]:.2f}{unit}", loc="right", color=ACCENT, fontweight="bold")
-            reach = [*shown[np.isfinite(shown)], *(window or ()), *([] if target is None else [target])]
-            pad = 0.08 * (max(reach) - min(reach)) or 1.0
-            axes.set_ylim(max(0.0, min(reach) - pad) if min(reach) >= 0 else None, max(reach) + pad)
+            axes.set_ylim(*_reach(shown, [*(window or ()), *([] if target is None else [target])]))
         else:
             axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", va="bottom")
         axes.set_title(title)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        if len(shown) == 1:
+            axes.set_xticks([epochs[0]])
     return out[0]
+
+
+def _reach(values: npt.NDArray[np.float64], marks: Sequence[float]) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    whole = [*finite, *marks]
+    settled = [*finite[len(finite) // 10 :], *marks]
+    if max(whole) - min(whole) > 4 * (max(settled) - min(settled)) > 0:
+        whole = settled
+    low, high = min(whole), max(whole)
+    pad = 0.08 * (high - low) or 1.0
+    return (max(0.0, low - pad) if low >= 0 else low - pad), high + pad
 
 
 def histogram(
@@ -121,11 +138,15 @@ def histogram(
         if window is not None:
             axes.axvspan(*window, color=ACCENT, alpha=0.16, linewidth=0, zorder=0)
         if marker is not None and bins:
-            axes.axvline(marker[0], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+            axes.axvline(marker[0], color=STRONG, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                marker[1], (marker[0], 1), xycoords=("data", "axes fraction"), xytext=(4, -2),
-                textcoords="offset points", va="top",
-            )  # fmt: skip
+                marker[1],
+                (marker[0], 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, -2),
+                textcoords="offset points",
+                va="top",
+            )
             axes.set_ylim(0, 1.18 * max(count for _, _, count in bins))
         if not bins:
             axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", va="bottom")
@@ -159,9 +180,9 @@ def bars(
     with _chart(label, width=2 * WIDTH, height=0.55 + 0.24 * max(1, len(names)), grid="x") as (axes, out):
         places = np.arange(len(names))
         colors = [ACCENT if highlight in (None, name) else INK for name in names]
-        axes.barh(places, numbers, height=0.62, color=colors)
+        axes.barh(places, numbers, height=0.62, color=colors, alpha=0.5 if errors else None)
         if errors:
-            axes.errorbar(numbers, places, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1)
+            axes.errorbar(numbers, places, xerr=whiskers, fmt="none", ecolor=STRONG, elinewidth=1)
         end = limit or 1.04 * max([a + b for a, b in zip(numbers, whiskers, strict=True)], default=0.0) or 1.0
         axes.set_xlim(min([0.0, *numbers]), end)
         for place, name in enumerate(names):
@@ -177,9 +198,9 @@ def _ranked(numbers: list[float], whiskers: list[float], *, label: str, title: s
     order = np.argsort(numbers, kind="stable")[::-1]
     with _chart(label, width=2 * WIDTH) as (axes, out):
         places = np.arange(1, len(order) + 1)
-        axes.bar(places, np.array(numbers)[order], width=0.8, color=ACCENT)
+        axes.bar(places, np.array(numbers)[order], width=0.8, color=ACCENT, alpha=0.5)
         axes.errorbar(
-            places, np.array(numbers)[order], yerr=np.array(whiskers)[order], fmt="none", ecolor=INK, elinewidth=0.7
+            places, np.array(numbers)[order], yerr=np.array(whiskers)[order], fmt="none", ecolor=STRONG, elinewidth=0.7
         )
         axes.set_xlim(0, len(order) + 1)
         axes.set_ylim(bottom=min([0.0, *numbers]))

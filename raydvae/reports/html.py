@@ -104,7 +104,7 @@ def number(value: float, digits: int = 4) -> str:
         return "n/a" if math.isnan(value) else ("∞" if value > 0 else "−∞")
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    return f"{value:.{digits}g}"
+    return f"{value or 0:.{digits}g}"  # no -0
 
 
 def duration(seconds: float) -> str:
@@ -143,7 +143,9 @@ def _recovered(accuracies: Mapping[str, float] | None) -> str:
         return ""
     lost = accuracies["clean"] - accuracies["poisoned"]
     gained = accuracies["purified"] - accuracies["poisoned"]
-    if not lost > 1:
+    if not math.isfinite(lost + gained):
+        return ""
+    if lost < 1:
         return "The poison cost less than one point here, so there was nothing to recover."
     return f"The poison cost {lost:.1f} points of accuracy; purification won back {gained:.1f} of them."
 
@@ -160,7 +162,7 @@ def _accuracy_chart(accuracies: Mapping[str, float] | None) -> Markup:
     if not accuracies:
         return Markup()
     values = {title: accuracies[name] for name, title in ACCURACIES.items() if name in accuracies}
-    spoken = ", ".join(f"{name.lower()} {value:.1f} %" for name, value in values.items())
+    spoken = ", ".join(f"{title.lower()} {value} %" for _, title, value in _accuracies(accuracies))
     return Markup(
         figures.bars(
             values,
@@ -169,7 +171,7 @@ def _accuracy_chart(accuracies: Mapping[str, float] | None) -> Markup:
             limit=100.0,
             digits=1,
             highlight=ACCURACIES["purified"],
-        )  # fmt: skip
+        )
     )
 
 
@@ -180,16 +182,21 @@ def _stage(name: str, settings: Mapping[str, Any], rows: Sequence[dict[str, floa
     advice = judge(name, settings, rows[-1] if rows else None)
     epochs = [row["epoch"] for row in rows]
     psnr = figures.curve(
-        epochs, [row.get("psnr", math.nan) for row in rows], window=(low, high), unit=" dB",
+        epochs,
+        [row.get("psnr", math.nan) for row in rows],
+        window=(low, high),
+        unit=" dB",
         title="PSNR of image and reconstruction, dB",
         label=f"{title}: line chart of PSNR over epochs, with the target window. {advice.text}",
-    )  # fmt: skip
+    )
     final = number(rows[-1].get("kld", math.nan)) if rows else "n/a"
     kld = figures.curve(
-        epochs, [row.get("kld", math.nan) for row in rows], target=target,
+        epochs,
+        [row.get("kld", math.nan) for row in rows],
+        target=target,
         title="KLD, nats a latent position",
         label=f"{title}: line chart of KLD over epochs. It ends at {final}; the target is {target:g}.",
-    )  # fmt: skip
+    )
     thin = sorted({round(place) for place in np.linspace(0, len(rows) - 1, min(len(rows), SHOWN_EPOCHS))})
     return {
         "name": name,
@@ -213,9 +220,14 @@ def _histogram(data: ReportData) -> dict[str, Any]:
     median = _median(edges, counts)
     marker = None if math.isnan(median) else (median, f"median {median:.1f} dB")
     chart = figures.histogram(
-        edges, counts, window=window, marker=marker, title="Images", xlabel="PSNR of input and output, dB",
-        label=f"Histogram of PSNR between input and output of {sum(counts):,} images; the median is {median:.1f} dB.",
-    )  # fmt: skip
+        edges,
+        counts,
+        window=window,
+        marker=marker,
+        title="Images",
+        xlabel="PSNR of input and output, dB",
+        label=f"Histogram of PSNR between input and output of {sum(counts):,} images; the median is {number(median, 3)} dB.",
+    )
     outside = sum(
         count
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
@@ -242,11 +254,12 @@ def _norms(data: ReportData) -> dict[str, Any] | None:
         return None
     least, most = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     chart = figures.bars(
-        means, errors={name: deviation for name, (_, deviation, _) in data.p_norms.items()},
+        means,
+        errors={name: deviation for name, (_, deviation, _) in data.p_norms.items()},
         title="Mean length of p̂ with standard deviation",
         label=f"Bar chart of the mean length of the estimated perturbation for {len(means)} classes, from "
         f"{known[least]:.2f} ({_short(least)}) to {known[most]:.2f} ({_short(most)}).",
-    )  # fmt: skip
+    )
     return {
         "chart": Markup(chart),
         "least": (least, known[least]),
