@@ -7,12 +7,15 @@ the same bytes.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 
-from raydvae.data.dataset import Rows, Unit
+from raydvae.data.dataset import Dataset, Rows, Unit
+from raydvae.data.manifest import Run
 from raydvae.training.job import Progress, TrainJob, pick_device, run_job
 
 Record = dict[str, Any]
@@ -56,6 +59,36 @@ class Engine(Protocol):
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
         """Do ``work`` on all ``units``, in any order, and yield each one's record once it is committed."""
         ...
+
+
+class Watch(Protocol):
+    """Told of progress: a context for each step, in which the given function is called with the work done."""
+
+    def step(self, name: str, total: int, unit: str) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+        """Begin a step of ``total`` epochs or rows; the function takes an epoch's metrics or a commit record."""
+        ...
+
+
+class Silent:
+    """A watch that says nothing."""
+
+    def step(self, name: str, total: int, unit: str) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+        """See `Watch.step`."""
+        return nullcontext(lambda _: None)
+
+
+def apply_to_units(
+    engine: Engine, run: Run, work: UnitWork, data: Dataset, watch: Watch | None = None
+) -> tuple[int, float]:
+    """Do ``work`` on the units of ``data`` that are not committed yet; return their rows and the seconds it took."""
+    done = run.done(work.name)
+    left = [unit for unit in data.units() if unit.id not in done]
+    rows = sum(unit.rows for unit in left)
+    started = time.monotonic()
+    with (watch or Silent()).step(work.name, rows, "rows") as advance:
+        for record in engine.map(work, left):
+            advance(record)
+    return rows, time.monotonic() - started
 
 
 class InProcess:

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
 from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.store import Store
-from raydvae.engine import Engine, InProcess, Record, UnitWork
+from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units
 from raydvae.errors import DataError
 from raydvae.purify.passes import Pass, ReconstructPass, SubtractPass
 from raydvae.seeds import derive
@@ -32,27 +30,36 @@ from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
-STAGES = ("stage1", "stage2")
-
-
-class Watch(Protocol):
-    """Told of progress: a context for each step, in which ``advance`` is called with the work done."""
-
-    def step(self, name: str, total: int, unit: str) -> AbstractContextManager[Callable[..., None]]:
-        """Begin a step of ``total`` epochs or rows."""
-        ...
-
+FILE = "summary.json"
 
 @dataclass(slots=True)
 class Summary:
-    """What a purification did. ``seconds`` and ``speeds`` (images/s) hold the steps that this call ran."""
+    """What a purification did so far, all calls that worked on it together; kept in ``summary.json``.
 
+    ``seconds`` and ``rows`` are by step; ``history`` holds each epoch's metrics by stage.
+    """
+
+    complete: bool = False
     rows_in: int = 0
     rows_out: int = 0
     rows_rejected: int = 0
-    history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    speeds: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+
+    @property
+    def speeds(self) -> dict[str, float]:
+        """Images a second of each pass."""
+        return {name: rows / self.seconds[name] for name, rows in self.rows.items() if self.seconds[name] > 0}
+
+    @classmethod
+    def load(cls, run: Run) -> Summary:
+        """Return what the run's folder says, or an empty summary."""
+        return cls(**run.home.read_json(FILE)) if run.home.exists(FILE) else cls()
+
+    def save(self, run: Run) -> None:
+        """Keep the summary in the run's folder."""
+        run.home.write_json(FILE, dataclasses.asdict(self))
 
 
 def purify(
@@ -64,29 +71,29 @@ def purify(
     watch: Watch | None = None,
 ) -> Summary:
     """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there."""
-    engine = engine or InProcess()
+    engine, watch = engine or InProcess(), watch or Silent()
     run = Run(out)
-    summary = Summary()
     config = _settled(config, run, engine)
-
-    stage1 = _training(run, "stage1", config.stage1, p0, classes, config)
     run.open("purify", _lasting(config), p0, {"classes": {"count": classes.count, "names": classes.names}})
+    summary = Summary.load(run)
+    if summary.complete:
+        return summary
 
     def train(job: TrainJob) -> None:
-        with _step(summary, watch, job.name, job.config.epochs, "epochs") as advance:
+        started = time.monotonic()
+        with watch.step(job.name, job.config.epochs, "epochs") as advance:
             engine.train(job, progress=advance)
+        summary.seconds[job.name] = summary.seconds.get(job.name, 0.0) + time.monotonic() - started
         summary.history[job.name] = job.history()
+        summary.save(run)
 
     def apply(work: Pass) -> None:
-        done = run.done(work.name)
-        left = [unit for unit in work.data.units() if unit.id not in done]
-        rows = sum(unit.rows for unit in left)
-        with _step(summary, watch, work.name, rows, "rows") as advance:
-            for record in engine.map(work, left):
-                advance(record)
-        if left:
-            summary.speeds[work.name] = rows / max(summary.seconds[work.name], 1e-9)
+        rows, seconds = apply_to_units(engine, run, work, work.data, watch)
+        summary.seconds[work.name] = summary.seconds.get(work.name, 0.0) + seconds
+        summary.rows[work.name] = summary.rows.get(work.name, 0) + rows
+        summary.save(run)
 
+    stage1 = _training(run, "stage1", config.stage1, p0, classes, config)
     train(stage1)
     apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, stage1.store))
     _count(run, summary, p0, config)
@@ -96,6 +103,10 @@ def purify(
     train(stage2)
     apply(ReconstructPass("pass3", run, p1, classes, config, config.stage2.model, stage2.store))
     _check_complete(run, summary)
+    if not config.keep_intermediate:
+        run.home.delete("work")
+    summary.complete = True
+    summary.save(run)
     return summary
 
 
@@ -135,23 +146,6 @@ def _lasting(config: PurifyConfig) -> dict[str, Any]:
     return to_dict(dataclasses.replace(config, keep_intermediate=False))
 
 
-def _step(summary: Summary, watch: Watch | None, name: str, total: int, unit: str) -> AbstractContextManager[Any]:
-    return _Timed(summary, name, watch.step(name, total, unit) if watch else nullcontext(lambda *_: None))
-
-
-class _Timed(AbstractContextManager[Any]):
-    def __init__(self, summary: Summary, name: str, inner: AbstractContextManager[Any]) -> None:
-        self.summary, self.name, self.inner = summary, name, inner
-
-    def __enter__(self) -> Any:
-        self.started = time.monotonic()
-        return self.inner.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.inner.__exit__(*error)
-        self.summary.seconds[self.name] = time.monotonic() - self.started
-
-
 def _count(run: Run, summary: Summary, p0: Dataset, config: PurifyConfig) -> None:
     records = run.records("pass1")
     summary.rows_in = sum(record["rows_in"] for record in records)
@@ -169,5 +163,3 @@ def _check_complete(run: Run, summary: Summary) -> None:
             "that does not add up; report this as a bug. Nothing was deleted."
         )
 
-
-__all__ = ["Record", "Summary", "UnitWork", "Watch", "purify"]

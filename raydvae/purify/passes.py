@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -102,15 +103,22 @@ class SubtractPass(Pass):
     def compute(self, rows: Rows) -> tuple[Array, dict[str, Any]]:
         """Return x1 (N, H, W, 3) uint8 and the sums of ||p_hat||_2 a class."""
         assert self.model is not None
+        x1, p_hat = self.estimate(rows)
+        norms = np.sqrt(np.square(p_hat.astype(np.float64)).sum(axis=(1, 2, 3)))
+        return x1, {"p_norms": _per_class(norms, rows.labels)}
+
+    @torch.no_grad()
+    def estimate(self, rows: Rows) -> tuple[Array, npt.NDArray[np.float32]]:
+        """Return x1 (N, H, W, 3) uint8 and p_hat0 (N, H, W, 3), the perturbation that was taken off."""
+        assert self.model is not None
         noise = self.noise(rows.unit, 1)
         out = np.empty_like(rows.images)
-        norms = np.empty(len(rows.images))
+        estimates = np.empty(rows.images.shape, np.float32)
         for part, x, y in self.batches(rows):
-            with torch.no_grad():
-                p_hat = self.model.estimate_perturbation(x, y, noise(len(x)))
+            p_hat = self.model.estimate_perturbation(x, y, noise(len(x)))
             out[part] = _hwc(to_uint8((x - p_hat).clamp_(0, 1), self.config.quantize))
-            norms[part] = p_hat.flatten(1).norm(dim=1).cpu().numpy()
-        return out, {"p_norms": _per_class(norms, rows.labels)}
+            estimates[part] = _hwc(p_hat)
+        return out, estimates
 
     def commit(self, rows: Rows, result: tuple[Array, dict[str, Any]]) -> dict[str, Any]:
         """Publish the unit's part of P1."""
@@ -153,11 +161,11 @@ def load_dvae(store: Store, architecture: DVAEConfig) -> DVAE:
     return ready
 
 
-def _hwc(x: Tensor) -> Array:
+def _hwc(x: Tensor) -> npt.NDArray[Any]:
     return np.asarray(x.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _per_class(values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[str, list[float]]:
+def _per_class(values: npt.NDArray[Any], labels: npt.NDArray[Any]) -> dict[str, list[float]]:
     """Return count, sum and sum of squares for each class, which add up over units."""
     out = {}
     for label in np.unique(labels):

@@ -1,0 +1,75 @@
+"""The paper's evaluation: train a classifier on one data set, report its accuracy on another (last epoch)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import torch
+
+from raydvae.config import ClassifyConfig
+from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.store import Store
+from raydvae.engine import Engine, Silent, Watch, available_cores
+from raydvae.models.classifiers import build_classifier, predict
+from raydvae.training.checkpoint import load_model
+from raydvae.training.feed import ImageSet
+from raydvae.training.job import TrainJob, load_images
+from raydvae.training.loop import resolve_slices
+from raydvae.training.tasks import ClassifierTask
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Accuracies in percent, on images as they are (no augmentation), and the seconds that all of it took."""
+
+    test_acc: float
+    train_acc: float
+    seconds: float
+
+
+def classify(
+    train: Dataset,
+    test: Dataset,
+    classes: Classes,
+    image_size: int,
+    config: ClassifyConfig,
+    store: Store,
+    engine: Engine,
+    watch: Watch | None = None,
+) -> Accuracy:
+    """Train a classifier on ``train`` and return its accuracies; its state and weights go to ``store``."""
+    started = time.monotonic()
+    slices = resolve_slices(config.train, engine.workers, engine.device)
+    job = TrainJob(
+        name="classifier",
+        task=ClassifierTask(config.model, classes.count, config.crop_padding, config.flip),
+        data=train,
+        classes=classes,
+        image_size=image_size,
+        config=dataclasses.replace(config.train, slices=slices),
+        seed=config.seed,
+        store=store,
+    )
+    with (watch or Silent()).step(job.name, config.train.epochs, "epochs") as advance:
+        engine.train(job, progress=advance)
+    model = build_classifier(config.model, classes.count)
+    model.load_state_dict(load_model(store, job.about)[0])
+    model = model.eval().to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cores = available_cores()
+    on_test = accuracy(model, load_images(test, classes, image_size, cores), engine.device)
+    on_train = accuracy(model, load_images(train, classes, image_size, cores), engine.device)
+    return Accuracy(on_test, on_train, time.monotonic() - started)
+
+
+def accuracy(model: torch.nn.Module, images: ImageSet, device: torch.device) -> float:
+    """Return the percentage of ``images`` whose label ``model`` predicts."""
+    images = images.to(device)
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for rows in torch.arange(len(images), device=device).split(EVALUATION_BATCH):
+        x, y = images.batch(rows)
+        right += (predict(model, x) == y).sum()
+    return 100 * int(right) / len(images)

@@ -1,0 +1,140 @@
+"""Gathering what a report tells from a run's folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from raydvae.config import PurifyConfig, from_dict, preset
+from raydvae.data.dataset import Classes, decode_rows, open_dataset
+from raydvae.data.manifest import Run
+from raydvae.data.store import Store
+from raydvae.errors import DataError
+from raydvae.purify.algorithm import Summary
+from raydvae.purify.passes import PSNR_EDGES, SubtractPass
+from raydvae.reports.html import SHOWN_CLASSES, ReportData, render
+from raydvae.reports.samples import Samples
+
+PAGE = "report.html"
+SAMPLES = "samples.safetensors"
+SEARCHED_UNITS = 8  # for samples of each class
+
+
+def write_report(out: Store, accuracies: dict[str, float] | None = None) -> str:
+    """Write the report of the purification in folder ``out`` and return its address."""
+    run = Run(out)
+    known = run.read()
+    if known["kind"] != "purify":
+        raise DataError(f"{out.uri} is a {known['kind']} run; reports are made of purifications.")
+    summary = Summary.load(run)
+    config = from_dict(preset(known["config"]["preset"]), known["config"])
+    first, last = run.records("pass1"), run.records("pass3")
+    names = known["classes"]["names"] or [str(number) for number in range(known["classes"]["count"])]
+    data = ReportData(
+        title="Purification report",
+        run=known,
+        stages=summary.history,
+        counts={
+            "rows_in": summary.rows_in or known["source"]["rows"],
+            "rows_out": summary.rows_out,
+            "rows_rejected": summary.rows_rejected,
+            "units": len(first),
+            "classes": len(names),
+        },
+        rejected=_rejected(run, first),
+        timings=summary.seconds,
+        speeds=summary.speeds,
+        psnr_histogram=(PSNR_EDGES, _sum([record["psnr_counts"] for record in last])),
+        p_norms=_norms(first, names),
+        samples=_samples(run, known, config) if summary.complete else None,
+        accuracies=accuracies or _kept_accuracies(run),
+    )
+    if accuracies:
+        run.home.write_json("accuracies.json", accuracies)
+    run.home.write(PAGE, render(data).encode())
+    return f"{run.home.uri}/{PAGE}"
+
+
+def _kept_accuracies(run: Run) -> dict[str, float] | None:
+    return run.home.read_json("accuracies.json") if run.home.exists("accuracies.json") else None
+
+
+def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
+    for record in records:
+        if not record["rows_rejected"]:
+            continue
+        data = run.home.read(f"rejected/{record['unit']}.parquet")
+        table = pq.read_table(pa.BufferReader(data), columns=["reason", "row_id"])
+        for reason, row_id in zip(table["reason"].to_pylist(), table["row_id"].to_pylist(), strict=True):
+            counts[reason] += 1
+            example.setdefault(reason, row_id)
+    return [(reason, count, example[reason]) for reason, count in counts.most_common()]
+
+
+def _sum(rows: list[list[int]]) -> list[int]:
+    if not rows:
+        return [0] * (len(PSNR_EDGES) - 1)
+    return [int(value) for value in np.sum(rows, axis=0)]
+
+
+def _norms(records: list[dict[str, Any]], names: list[str]) -> dict[str, tuple[float, float, int]]:
+    """Return mean, standard deviation and count of ||p_hat||_2 for each class, from the units' sums."""
+    sums: dict[int, Any] = {}
+    for record in records:
+        for label, values in record["p_norms"].items():
+            sums[int(label)] = sums.get(int(label), np.zeros(3)) + np.array(values)
+    out = {}
+    for label, (count, total, squares) in sorted(sums.items()):
+        mean = total / count
+        out[names[label]] = (float(mean), float(max(squares / count - mean * mean, 0.0) ** 0.5), int(count))
+    return out
+
+
+def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples | None:
+    """Return samples of the first classes: kept ones, or made anew from source, stage 1 and output."""
+    if run.home.exists(SAMPLES):
+        return Samples.load(run.home, SAMPLES)
+    source = open_dataset(known["source"]["uri"], config.data, run.store.options)
+    listed = {name for name, *_ in known["source"]["files"]}
+    classes = Classes(known["classes"]["count"], _tuple(known["classes"]["names"]), source.schema.labels_are_text)
+    work = SubtractPass("pass1", run, source, classes, config, config.stage1.model, run.home.sub("stage1"))
+    work.load(torch.device("cpu"))
+    output = {unit.id: unit for unit in (result := open_dataset(run.store.uri, config.data, run.store.options)).units()}
+    wanted = {label: 2 for label in range(min(classes.count, SHOWN_CLASSES))}
+    parts: list[tuple[Any, ...]] = []
+    units = [unit for unit in source.units() if unit.source in listed and unit.id in output]
+    for unit in units[:SEARCHED_UNITS]:
+        rows = work.read(unit)
+        chosen = []
+        for index, label in enumerate(rows.labels):
+            if wanted.get(int(label), 0):
+                wanted[int(label)] -= 1
+                chosen.append(index)
+        if chosen:
+            x1, p_hat = work.estimate(rows)
+            target = output[unit.id]
+            purified = decode_rows(result, target, result.read(target), classes, config.image_size)
+            ids = rows.row_ids
+            parts.append(
+                (rows.images[chosen], p_hat[chosen], x1[chosen], purified.images[chosen], rows.labels[chosen])
+                + ([ids[index] for index in chosen],)
+            )
+        if not any(wanted.values()):
+            break
+    if not parts:
+        return None
+    x0, p_hat, x1, x3, labels = (np.concatenate([part[column] for part in parts]) for column in range(5))
+    samples = Samples(x0=x0, p_hat=p_hat, x1=x1, x3=x3, labels=labels, row_ids=[i for part in parts for i in part[5]])
+    samples.save(run.home, SAMPLES)
+    return samples
+
+
+def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
+    return tuple(names) if names else None
