@@ -6,7 +6,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,21 @@ from raydvae.config import DataConfig
 from raydvae.data.codecs import Array, BadImage, fit
 from raydvae.data.schema import ORIGIN, ImageSchema, detect
 from raydvae.data.store import Options, Store, absolute
-from raydvae.errors import DataError
+from raydvae.errors import ConfigError, DataError
 
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
+SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}  # the first that is there counts
 MAX_TEXT_CLASSES = 100_000
+PARQUET = (".parquet", ".pq")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A parquet file as its footer tells it. The fingerprint changes with any change of its content."""
+    """A parquet file as its footer tells it.
+
+    The fingerprint is of the file's size and of each column chunk's sizes, places and statistics: no bytes of images
+    are read for it. It changes with nearly every change of content.
+    """
 
     name: str
     size: int
@@ -161,8 +166,11 @@ def open_dataset(
     that part; any other folder is taken whole. Raises `DataError` when there is nothing to read.
     """
     data = data or DataConfig()
-    store, names = _find(uri, options)
-    names = _of_split(names, split)
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    store, names = find_files(uri, options, PARQUET)
+    if split is not None:
+        names = {name: names[name] for name in by_split(names).get(split, names)}
     files: list[SourceFile] = []
     schema: ImageSchema | None = None
     for name, size in names.items():
@@ -195,7 +203,9 @@ def find_classes(dataset: Dataset, num_classes: int | None = None) -> Classes:
             names = tuple(sorted(seen))
         return _checked(Classes(len(names), names, text=True), dataset)
     if num_classes is not None:
-        return _checked(Classes(num_classes, names if names and len(names) == num_classes else None, text=False), dataset)
+        return _checked(
+            Classes(num_classes, names if names and len(names) == num_classes else None, text=False), dataset
+        )
     if names is not None:
         return Classes(len(names), names, text=False)
     top = -1
@@ -272,7 +282,12 @@ def _segments(rows: Rows) -> list[Segment]:
     return [(file, start, stop) for file, start, stop in merged]
 
 
-def _find(uri: str, options: Options | None) -> tuple[Store, dict[str, int]]:
+def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> tuple[Store, dict[str, int]]:
+    """Return the folder and the names and sizes of the files that a folder, a file or a glob means.
+
+    Of a folder these are the files with one of ``endings``, at any depth but for hidden ones. Raises `DataError`
+    when there are none.
+    """
     full = absolute(uri)
     if any(sign in posixpath.basename(full) for sign in "*?["):
         folder, pattern = full.rsplit("/", 1)
@@ -282,16 +297,17 @@ def _find(uri: str, options: Options | None) -> tuple[Store, dict[str, int]]:
         if not names:
             raise DataError(f"No file matches {uri}.")
         return store, names
-    if full.endswith((".parquet", ".pq")):
+    if full.endswith(endings):
         folder, base = full.rsplit("/", 1)
         store = Store(folder, options)
         if store.is_file(base):
             return store, {base: int(store.fs.size(store.path(base)))}
     store = Store(full, options)
-    names = {n: s for n, s in store.list().items() if n.endswith((".parquet", ".pq")) and not _hidden(n)}
+    names = {n: s for n, s in store.list().items() if n.endswith(endings) and not _hidden(n)}
     if not names:
-        state = "holds no parquet files" if store.exists() else "does not exist"
-        raise DataError(f"{uri} {state}. Give a folder of parquet files; `raydvae import` makes one of other formats.")
+        state = f"holds no {endings[0]} files" if store.exists() else "does not exist"
+        hint = "; `raydvae import` makes one of other formats" if endings == PARQUET else ""
+        raise DataError(f"{uri} {state}. Give a folder of {endings[0]} files{hint}.")
     return store, names
 
 
@@ -305,21 +321,17 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
-def _of_split(names: dict[str, int], split: str | None) -> dict[str, int]:
-    if split is None:
-        return names
-    parts = {name: _split_of(name) for name in names}
-    if len({part for part in parts.values() if part}) < 2:
-        return names
-    return {name: size for name, size in names.items() if parts[name] == split}
-
-
-def _split_of(name: str) -> str | None:
-    base = posixpath.basename(name)
-    for split, prefixes in SPLITS.items():
-        if re.match(rf"({'|'.join(prefixes)})[-_.]", base):
-            return split
-    return None
+def by_split(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files of "train" and of "test" as their names or folders tell; empty unless both are there."""
+    known = list(names)
+    found: dict[str, list[str]] = {}
+    for split, words in SPLITS.items():
+        for word in words:
+            of_word = [name for name in known if any(re.match(rf"{word}([-_.]|$)", part) for part in name.split("/"))]
+            if of_word:
+                found[split] = of_word
+                break
+    return found if len(found) == len(SPLITS) else {}
 
 
 def _footer(store: Store, name: str, size: int) -> tuple[SourceFile, pa.Schema]:
@@ -355,7 +367,9 @@ def _units(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
         if room == unit_rows:  # a row group larger than a unit is cut
             used, room = used + unit_rows, 0
         stop = start + unit_rows - room
-        yield Unit(f"{base}-r{offset + start:010d}", file.name, start, stop, group, skip, _cut(file.origin, start, stop))
+        yield Unit(
+            f"{base}-r{offset + start:010d}", file.name, start, stop, group, skip, _cut(file.origin, start, stop)
+        )
         start, group, skip = stop, last, used
 
 
