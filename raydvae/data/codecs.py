@@ -46,6 +46,17 @@ def decode(data: bytes, limits: DataConfig) -> Array:
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
 
 
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Return width and height as the header tells them, without decoding; None where it is no image of ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.size
+    except Exception:  # as in decode
+        return None
+
+
 def _to_rgb(image: Image.Image) -> Array:
     if image.mode.startswith("I"):  # 16-bit grey (8-bit conversion by Pillow would clip instead of scaling)
         values = np.asarray(image).astype(np.int64).clip(0, 65535)
