@@ -24,6 +24,8 @@ from raydvae.errors import ConfigError, DataError
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}  # the first that is there counts
 MAX_TEXT_CLASSES = 100_000
+PROBES = 8  # samples of a file that its fingerprint takes
+PROBE_BYTES = 8192
 PARQUET = (".parquet", ".pq")
 
 
@@ -31,8 +33,8 @@ PARQUET = (".parquet", ".pq")
 class SourceFile:
     """A parquet file as its footer tells it.
 
-    The fingerprint is of the file's size and of each column chunk's sizes, places and statistics: no bytes of images
-    are read for it. It changes with nearly every change of content.
+    The fingerprint is of the footer, all labels and a few samples of the other bytes: it costs no reading of all images,
+    and misses only changes of single images to others of just the same size.
     """
 
     name: str
@@ -174,15 +176,20 @@ def open_dataset(
     files: list[SourceFile] = []
     schema: ImageSchema | None = None
     for name, size in names.items():
-        file, arrow = _footer(store, name, size)
+        meta, arrow = _footer(store, name)
+        plain = arrow.with_metadata({k: v for k, v in (arrow.metadata or {}).items() if k != ORIGIN} or None)
         if schema is None:
-            schema = detect(arrow, data, f"{store.uri}/{name}")
-        elif not arrow.equals(schema.arrow):
+            schema = detect(plain, data, f"{store.uri}/{name}")
+        elif not plain.equals(schema.arrow):
             raise DataError(
                 f"{store.uri}/{name} has other columns than {files[0].name}: {arrow.to_string(show_schema_metadata=False)}. "
                 "All files of a data set have one schema."
             )
-        files.append(file)
+        groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
+        fingerprint = _fingerprint(store, name, size, meta, schema.label)
+        files.append(
+            SourceFile(name, size, groups, fingerprint, _origin(arrow, f"{store.uri}/{name}", name, sum(groups)))
+        )
     assert schema is not None
     return Dataset(store, tuple(files), schema, data)
 
@@ -334,24 +341,33 @@ def by_split(names: Iterable[str]) -> dict[str, list[str]]:
     return found if len(found) == len(SPLITS) else {}
 
 
-def _footer(store: Store, name: str, size: int) -> tuple[SourceFile, pa.Schema]:
+def _footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
         with store.open(name) as source, pq.ParquetFile(source) as file:
-            meta, arrow = file.metadata, file.schema_arrow
-            groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
-            parts = [str(meta.row_group(g).to_dict()) for g in range(meta.num_row_groups)]
+            return file.metadata, file.schema_arrow
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
-    digest = hashlib.sha256("\n".join([str(size), *parts]).encode()).hexdigest()[:32]
-    metadata = dict(arrow.metadata or {})
-    origin = metadata.pop(ORIGIN, None)
-    rows = sum(groups)
-    segments: tuple[Segment, ...] = ((name, 0, rows),)
-    if origin is not None:
-        segments = tuple((str(f), int(a), int(b)) for f, a, b in json.loads(origin))
+
+
+def _origin(arrow: pa.Schema, where: str, name: str, rows: int) -> tuple[Segment, ...]:
+    text = (arrow.metadata or {}).get(ORIGIN)
+    segments = [(name, 0, rows)] if text is None else json.loads(text)
     if sum(stop - start for _, start, stop in segments) != rows:
-        raise DataError(f"{store.uri}/{name} says it comes from other rows than it has; write it again.")
-    return SourceFile(name, size, groups, digest, segments), arrow.with_metadata(metadata or None)
+        raise DataError(f"{where} says it comes from other rows than it has; write it again.")
+    return tuple((str(file), int(start), int(stop)) for file, start, stop in segments)
+
+
+def _fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label: str) -> str:
+    chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
+    spans = [(name, at, min(size, at + PROBE_BYTES)) for at in range(0, size, max(PROBE_BYTES, -(-size // PROBES)))]
+    for chunk in chunks:
+        if chunk.path_in_schema == label:
+            start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
+            spans.append((name, start, start + chunk.total_compressed_size))
+    digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())
+    for part in store.read_spans(spans):
+        digest.update(part)
+    return digest.hexdigest()[:32]
 
 
 def _units(file: SourceFile, unit_rows: int) -> Iterator[Unit]:

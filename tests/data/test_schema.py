@@ -153,7 +153,9 @@ def test_unusable_columns_are_explained(arrow: pa.Schema, message: str) -> None:
 
 
 def test_class_names_travel_in_the_hugging_face_metadata() -> None:
-    arrow = pa.schema([("image", STRUCT), ("label", pa.int64())], metadata=huggingface_metadata(["cat", "dog"], z=["q"]))
+    arrow = pa.schema(
+        [("image", STRUCT), ("label", pa.int64())], metadata=huggingface_metadata(["cat", "dog"], z=["q"])
+    )
     assert class_names(arrow, "label") == ("cat", "dog")
     assert class_names(arrow, "z") == ("q",)
     assert class_names(arrow, "image") is None
