@@ -74,7 +74,7 @@ def test_row_ids_outlive_two_commits_with_rejected_rows_between(
         assert sum(r["rows_in"] for r in records) == dataset.rows
         assert sum(r["rows_out"] for r in records) == len(left)
         dataset = open_dataset(run.store.uri, DataConfig(unit_rows=unit_rows))
-        seen = {}
+        seen: dict[int, str] = {}
         for unit in dataset.units():
             numbers = dataset.read(unit, ["row"]).column("row").to_pylist()
             seen.update(zip(numbers, unit.row_ids(), strict=True))
