@@ -283,7 +283,7 @@ PRESETS: dict[str, Callable[[], PurifyConfig]] = {
 
 def preset(name: str) -> PurifyConfig:
     """Return the preset called ``name``; `ConfigError` lists the names there are."""
-    if name not in PRESETS:
+    if name not in tuple(PRESETS):  # a file may hold anything here, lists too
         raise ConfigError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[name]()
 

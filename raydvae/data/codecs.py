@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from raydvae.config import DataConfig
 
@@ -38,10 +38,23 @@ def decode(data: bytes, limits: DataConfig) -> Array:
                 return _to_rgb(image)
     except BadImage:
         raise
-    except Image.UnidentifiedImageError:
+    except Image.DecompressionBombError as error:  # Pillow's own limit, far above any image of a data set
+        raise BadImage(f"too many pixels: {error}") from None
+    except UnidentifiedImageError:
         raise BadImage(f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
     except Exception as error:  # decoders fail in many ways on damaged bytes; each is a reason, none ends the run
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
+
+
+def size_of(data: bytes) -> tuple[int, int] | None:
+    """Return width and height as the header tells them, without decoding; None where it is no image of ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return image.size
+    except Exception:  # as in decode
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Array:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,23 @@ from raydvae.config import DataConfig
 from raydvae.data.codecs import Array, BadImage, fit
 from raydvae.data.schema import ORIGIN, ImageSchema, detect
 from raydvae.data.store import Options, Store, absolute
-from raydvae.errors import DataError
+from raydvae.errors import ConfigError, DataError
 
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
-SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
+SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}  # the first that is there counts
 MAX_TEXT_CLASSES = 100_000
+PROBES = 8  # samples of a file that its fingerprint takes
+PROBE_BYTES = 8192
+PARQUET = (".parquet", ".pq")
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A parquet file as its footer tells it. The fingerprint changes with any change of its content."""
+    """A parquet file as its footer tells it.
+
+    The fingerprint is of the footer, all labels and a few samples of the other bytes: it costs no reading of all images,
+    and misses only changes of single images to others of just the same size.
+    """
 
     name: str
     size: int
@@ -161,20 +168,28 @@ def open_dataset(
     that part; any other folder is taken whole. Raises `DataError` when there is nothing to read.
     """
     data = data or DataConfig()
-    store, names = _find(uri, options)
-    names = _of_split(names, split)
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    store, names = find_files(uri, options, PARQUET)
+    if split is not None:
+        names = {name: names[name] for name in by_split(names).get(split, names)}
     files: list[SourceFile] = []
     schema: ImageSchema | None = None
     for name, size in names.items():
-        file, arrow = _footer(store, name, size)
+        meta, arrow = _footer(store, name)
+        plain = arrow.with_metadata({k: v for k, v in (arrow.metadata or {}).items() if k != ORIGIN} or None)
         if schema is None:
-            schema = detect(arrow, data, f"{store.uri}/{name}")
-        elif not arrow.equals(schema.arrow):
+            schema = detect(plain, data, f"{store.uri}/{name}")
+        elif not plain.equals(schema.arrow):
             raise DataError(
                 f"{store.uri}/{name} has other columns than {files[0].name}: {arrow.to_string(show_schema_metadata=False)}. "
                 "All files of a data set have one schema."
             )
-        files.append(file)
+        groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
+        fingerprint = _fingerprint(store, name, size, meta, schema.label)
+        files.append(
+            SourceFile(name, size, groups, fingerprint, _origin(arrow, f"{store.uri}/{name}", name, sum(groups)))
+        )
     assert schema is not None
     return Dataset(store, tuple(files), schema, data)
 
@@ -195,7 +210,9 @@ def find_classes(dataset: Dataset, num_classes: int | None = None) -> Classes:
             names = tuple(sorted(seen))
         return _checked(Classes(len(names), names, text=True), dataset)
     if num_classes is not None:
-        return _checked(Classes(num_classes, names if names and len(names) == num_classes else None, text=False), dataset)
+        return _checked(
+            Classes(num_classes, names if names and len(names) == num_classes else None, text=False), dataset
+        )
     if names is not None:
         return Classes(len(names), names, text=False)
     top = -1
@@ -272,7 +289,12 @@ def _segments(rows: Rows) -> list[Segment]:
     return [(file, start, stop) for file, start, stop in merged]
 
 
-def _find(uri: str, options: Options | None) -> tuple[Store, dict[str, int]]:
+def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> tuple[Store, dict[str, int]]:
+    """Return the folder and the names and sizes of the files that a folder, a file or a glob means.
+
+    Of a folder these are the files with one of ``endings``, at any depth but for hidden ones. Raises `DataError`
+    when there are none.
+    """
     full = absolute(uri)
     if any(sign in posixpath.basename(full) for sign in "*?["):
         folder, pattern = full.rsplit("/", 1)
@@ -282,16 +304,17 @@ def _find(uri: str, options: Options | None) -> tuple[Store, dict[str, int]]:
         if not names:
             raise DataError(f"No file matches {uri}.")
         return store, names
-    if full.endswith((".parquet", ".pq")):
+    if full.endswith(endings):
         folder, base = full.rsplit("/", 1)
         store = Store(folder, options)
         if store.is_file(base):
             return store, {base: int(store.fs.size(store.path(base)))}
     store = Store(full, options)
-    names = {n: s for n, s in store.list().items() if n.endswith((".parquet", ".pq")) and not _hidden(n)}
+    names = {n: s for n, s in store.list().items() if n.endswith(endings) and not _hidden(n)}
     if not names:
-        state = "holds no parquet files" if store.exists() else "does not exist"
-        raise DataError(f"{uri} {state}. Give a folder of parquet files; `raydvae import` makes one of other formats.")
+        state = f"holds no {endings[0]} files" if store.exists() else "does not exist"
+        hint = "; `raydvae import` makes one of other formats" if endings == PARQUET else ""
+        raise DataError(f"{uri} {state}. Give a folder of {endings[0]} files{hint}.")
     return store, names
 
 
@@ -305,41 +328,46 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
-def _of_split(names: dict[str, int], split: str | None) -> dict[str, int]:
-    if split is None:
-        return names
-    parts = {name: _split_of(name) for name in names}
-    if len({part for part in parts.values() if part}) < 2:
-        return names
-    return {name: size for name, size in names.items() if parts[name] == split}
+def by_split(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the files of "train" and of "test" as their names or folders tell; empty unless both are there."""
+    known = list(names)
+    found: dict[str, list[str]] = {}
+    for split, words in SPLITS.items():
+        for word in words:
+            of_word = [name for name in known if any(re.match(rf"{word}([-_.]|$)", part) for part in name.split("/"))]
+            if of_word:
+                found[split] = of_word
+                break
+    return found if len(found) == len(SPLITS) else {}
 
 
-def _split_of(name: str) -> str | None:
-    base = posixpath.basename(name)
-    for split, prefixes in SPLITS.items():
-        if re.match(rf"({'|'.join(prefixes)})[-_.]", base):
-            return split
-    return None
-
-
-def _footer(store: Store, name: str, size: int) -> tuple[SourceFile, pa.Schema]:
+def _footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
         with store.open(name) as source, pq.ParquetFile(source) as file:
-            meta, arrow = file.metadata, file.schema_arrow
-            groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
-            parts = [str(meta.row_group(g).to_dict()) for g in range(meta.num_row_groups)]
+            return file.metadata, file.schema_arrow
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
-    digest = hashlib.sha256("\n".join([str(size), *parts]).encode()).hexdigest()[:32]
-    metadata = dict(arrow.metadata or {})
-    origin = metadata.pop(ORIGIN, None)
-    rows = sum(groups)
-    segments: tuple[Segment, ...] = ((name, 0, rows),)
-    if origin is not None:
-        segments = tuple((str(f), int(a), int(b)) for f, a, b in json.loads(origin))
+
+
+def _origin(arrow: pa.Schema, where: str, name: str, rows: int) -> tuple[Segment, ...]:
+    text = (arrow.metadata or {}).get(ORIGIN)
+    segments = [(name, 0, rows)] if text is None else json.loads(text)
     if sum(stop - start for _, start, stop in segments) != rows:
-        raise DataError(f"{store.uri}/{name} says it comes from other rows than it has; write it again.")
-    return SourceFile(name, size, groups, digest, segments), arrow.with_metadata(metadata or None)
+        raise DataError(f"{where} says it comes from other rows than it has; write it again.")
+    return tuple((str(file), int(start), int(stop)) for file, start, stop in segments)
+
+
+def _fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label: str) -> str:
+    chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
+    spans = [(name, at, min(size, at + PROBE_BYTES)) for at in range(0, size, max(PROBE_BYTES, -(-size // PROBES)))]
+    for chunk in chunks:
+        if chunk.path_in_schema == label:
+            start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
+            spans.append((name, start, start + chunk.total_compressed_size))
+    digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())
+    for part in store.read_spans(spans):
+        digest.update(part)
+    return digest.hexdigest()[:32]
 
 
 def _units(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
@@ -355,7 +383,9 @@ def _units(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
         if room == unit_rows:  # a row group larger than a unit is cut
             used, room = used + unit_rows, 0
         stop = start + unit_rows - room
-        yield Unit(f"{base}-r{offset + start:010d}", file.name, start, stop, group, skip, _cut(file.origin, start, stop))
+        yield Unit(
+            f"{base}-r{offset + start:010d}", file.name, start, stop, group, skip, _cut(file.origin, start, stop)
+        )
         start, group, skip = stop, last, used
 
 

@@ -1,10 +1,10 @@
 """A run's folder: its configuration, one small record for each unit committed, rejected rows.
 
-    OUT/*.parquet                  the output data set, and nothing else
-    OUT/_raydvae/run.json          what was asked for, of what source
-    OUT/_raydvae/commits/STEP/     one record a unit: an object store cannot append
-    OUT/_raydvae/rejected/         bad rows with their original bytes and a reason
-    OUT/_raydvae/work/             intermediate data sets
+OUT/*.parquet                  the output data set, and nothing else
+OUT/_raydvae/run.json          what was asked for, of what source
+OUT/_raydvae/commits/STEP/     one record a unit: an object store cannot append
+OUT/_raydvae/rejected/         bad rows with their original bytes and a reason
+OUT/_raydvae/work/             intermediate data sets
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import raydvae
-from raydvae.data.dataset import Dataset, Rows, Unit, build_table
 from raydvae.data.codecs import Array
+from raydvae.data.dataset import Dataset, Rows, Unit, build_table
 from raydvae.data.store import Store, checksum
 from raydvae.errors import ConfigError, DataError, StorageError
 
@@ -141,23 +141,28 @@ class Run:
 def parquet_bytes(table: pa.Table, image: str | None = None) -> bytes:
     """Return ``table`` as one parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
-    # Images are compressed already. Statistics of their bytes would only bloat the footer.
-    plain = [] if image is None else [image, f"{image}.bytes"]
-    columns = [c for c in _leaves(table.schema) if c not in plain]
-    pq.write_table(
-        table,
-        buffer,
-        compression={c: "zstd" for c in columns} or "none",
-        write_statistics=columns or False,
-        row_group_size=max(1, table.num_rows),
-    )
+    pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **parquet_options(table.schema, image))
     return buffer.getvalue()
+
+
+def parquet_options(schema: pa.Schema, image: str | None = None) -> dict[str, Any]:
+    """Return how pyarrow is to write files of ``schema``, whose image column is ``image``."""
+    # Encoded images are compressed already, and never repeat. Statistics of them would only bloat the footer.
+    plain = [] if image is None else [image, f"{image}.bytes"]
+    columns = [c for c in _leaves(schema) if c not in plain]
+    return {
+        "compression": {c: "zstd" for c in columns} or "none",
+        "write_statistics": columns or False,
+        "use_dictionary": columns or False,
+    }
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
     out: list[str] = []
 
     def walk(prefix: str, kind: pa.DataType) -> None:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
         if isinstance(kind, pa.StructType):
             for child in kind:
                 walk(f"{prefix}.{child.name}", child.type)
@@ -216,4 +221,4 @@ def _differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, An
     return [] if old == plain_new else [(place, old, plain_new)]
 
 
-__all__ = ["HOME", "Run", "Unit", "check_rejected", "parquet_bytes", "versions"]
+__all__ = ["HOME", "Run", "Unit", "check_rejected", "parquet_bytes", "parquet_options", "versions"]

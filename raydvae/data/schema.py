@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from raydvae.data.codecs import Array, BadImage, decode, encode
 from raydvae.config import DataConfig
+from raydvae.data.codecs import Array, BadImage, decode, encode
 from raydvae.errors import DataError
 
 Encoding = Literal["struct", "bytes", "array"]
@@ -34,7 +35,8 @@ class ImageSchema:
     @property
     def labels_are_text(self) -> bool:
         """Whether labels are strings rather than numbers."""
-        return not pt.is_integer(self.arrow.field(self.label).type)
+        kind = self.arrow.field(self.label).type
+        return not pt.is_integer(kind.value_type if pt.is_dictionary(kind) else kind)
 
     def pixels(self, value: object, limits: DataConfig) -> Array:
         """Return the RGB image (H, W, 3) of one value of the image column, or raise `BadImage`."""
@@ -99,14 +101,15 @@ def detect(schema: pa.Schema, limits: DataConfig, where: str) -> ImageSchema:
     )
 
 
-def _pick(schema: pa.Schema, names: tuple[str, ...], asked: str, fits: object, what: str, where: str) -> str:
-    assert callable(fits)
+def _pick(
+    schema: pa.Schema, names: tuple[str, ...], asked: str, fits: Callable[[pa.DataType], Any], what: str, where: str
+) -> str:
     listing = ", ".join(f"{field.name}: {field.type}" for field in schema)
     if asked:
         if asked not in schema.names or not fits(schema.field(asked).type):
             raise DataError(f"{where} has no {what} column {asked!r} that can be used. Its columns: {listing}.")
         return asked
-    candidates = [field.name for field in schema if fits(field.type)]
+    candidates: list[str] = [field.name for field in schema if fits(field.type)]
     for name in names:
         if name in candidates:
             return name
@@ -168,7 +171,12 @@ def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         return None
 
 
-def huggingface_metadata(names: list[str]) -> dict[bytes, bytes]:
-    """Return schema metadata that makes Hugging Face `datasets` read columns ``image`` and ``label`` as such."""
-    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+def huggingface_metadata(names: Sequence[str], **others: Sequence[str]) -> dict[bytes, bytes]:
+    """Return schema metadata that makes Hugging Face `datasets` read columns ``image`` and ``label`` as such.
+
+    ``others`` are the class names of further label columns.
+    """
+    features: dict[str, dict[str, Any]] = {"image": {"_type": "Image"}}
+    for column, labels in {"label": names, **others}.items():
+        features[column] = {"names": list(labels), "_type": "ClassLabel"}
     return {b"huggingface": json.dumps({"info": {"features": features}}).encode()}

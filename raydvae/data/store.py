@@ -22,13 +22,18 @@ from fsspec.implementations.local import LocalFileSystem
 from raydvae.errors import ConfigError, StorageError
 
 Options = Mapping[str, Any]
+Names = list[str]
+Blobs = list[bytes]
+Sizes = list[int]
+Spans = list[tuple[str, int, int]]  # file, first byte, byte after the last
 TEMPORARY = ".tmp-"  # prefix of files that are being written: hidden, so that no reader of parquet folders lists them
 
 
 def absolute(uri: str) -> str:
     """Return ``uri`` with a local path made absolute, so that it means the same in another process."""
     if "://" in uri:
-        return uri.rstrip("/")
+        scheme, path = uri.split("://", 1)
+        return f"{scheme}://{path.rstrip('/') or path[:1]}"
     return os.path.abspath(os.path.expanduser(uri))
 
 
@@ -43,7 +48,9 @@ class Store:
         try:
             self.fs, root = fsspec.core.url_to_fs(self.uri, **self.options)
         except (ValueError, ImportError) as error:
-            raise ConfigError(f"{self.uri} cannot be opened: {error}. Use a path, s3://… or another fsspec URI.") from None
+            raise ConfigError(
+                f"{self.uri} cannot be opened: {error}. Use a path, s3://… or another fsspec URI."
+            ) from None
         self.root = root.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
@@ -62,7 +69,7 @@ class Store:
         clean = posixpath.normpath(name) if name else ""
         if clean.startswith(("/", "..")) or "\0" in clean:
             raise StorageError(f"The name {name!r} leads out of {self.uri}; names are relative and stay inside.")
-        return f"{self.root}/{clean}" if clean else self.root
+        return f"{self.root}/{clean}" if clean else self.root or "/"
 
     def sub(self, name: str) -> Store:
         """Return the folder ``name`` of this one."""
@@ -93,13 +100,24 @@ class Store:
             data: bytes = self.fs.cat_file(self.path(name))
             return data
 
-    def read_many(self, names: list[str]) -> dict[str, bytes]:
+    def read_many(self, names: Names) -> dict[str, bytes]:
         """Return the bytes of several files, fetched together where the file system can."""
+        return dict(zip(names, self._fetch(names, None, None), strict=True))
+
+    def read_spans(self, spans: Spans) -> Blobs:
+        """Return the bytes of several parts of files, fetched together where the file system can."""
+        return self._fetch(
+            [name for name, _, _ in spans], [start for _, start, _ in spans], [stop for *_, stop in spans]
+        )
+
+    def _fetch(self, names: Names, starts: Sizes | None, stops: Sizes | None) -> Blobs:
         if not names:
-            return {}
+            return []
         with self._errors("read", names[0]):
-            found = self.fs.cat([self.path(name) for name in names])
-            return {name: found[self.path(name)] for name in names}
+            # Not fs.cat: it takes the signs *, ? and [ in a file's name for a pattern.
+            paths = [self.path(name) for name in names]
+            blobs: Blobs = self.fs.cat_ranges(paths, starts, stops, on_error="raise")
+            return blobs
 
     def open(self, name: str) -> Any:
         """Open a file for random-access reading."""
@@ -113,9 +131,9 @@ class Store:
             if not self.is_local:
                 self.fs.pipe_file(path, data)  # object stores publish a put, or a completed multipart upload, whole
                 return
-            folder, base = os.path.split(path)
+            folder = os.path.dirname(path)
             os.makedirs(folder, exist_ok=True)
-            temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}-{base[-64:]}")
+            temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
             try:
                 with open(temporary, "xb") as file:
                     file.write(data)
@@ -154,7 +172,9 @@ class Store:
         except FileNotFoundError:
             raise StorageError(f"Cannot {verb} {where}: there is no such file or folder. Check the path.") from None
         except PermissionError as error:
-            raise StorageError(f"Cannot {verb} {where}: permission denied ({error}). Check the rights or the key.") from None
+            raise StorageError(
+                f"Cannot {verb} {where}: permission denied ({error}). Check the rights or the key."
+            ) from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise StorageError(
