@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import posixpath
@@ -24,6 +25,7 @@ from raydvae.errors import ConfigError, DataError
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}  # the first that is there counts
 MAX_TEXT_CLASSES = 100_000
+PROBED_ROWS = 100
 PROBES = 8  # samples of a file that its fingerprint takes
 PROBE_BYTES = 8192
 PARQUET = (".parquet", ".pq")
@@ -398,3 +400,22 @@ def _cut(segments: Sequence[Segment], start: int, stop: int) -> tuple[Segment, .
             out.append((file, first + low - at, first + high - at))
         at += last - first
     return tuple(out)
+
+
+def probe_size(dataset: Dataset) -> int:
+    """Return the height and width that most images of the first unit have; `DataError` if they are not square."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    unit = dataset.units()[0]
+    for value in dataset.read(unit, columns=[dataset.schema.image]).column(0).slice(0, PROBED_ROWS).to_pylist():
+        with contextlib.suppress(BadImage):
+            height, width = dataset.schema.pixels(value, dataset.data).shape[:2]
+            sizes[height, width] += 1
+    if not sizes:
+        raise DataError(f"None of the first images of {dataset.store.uri}/{unit.source} can be decoded.")
+    (height, width), count = sizes.most_common(1)[0]
+    if height != width or count * 2 < sum(sizes.values()):
+        raise DataError(
+            f"The images of {dataset.store.uri} are of several sizes, or not square ({width}x{height} and others). "
+            "Give one with --image-size; they are then resized to it."
+        )
+    return height

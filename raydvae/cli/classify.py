@@ -1,0 +1,77 @@
+"""raydvae classify: what a classifier learns from a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.config import ClassifyConfig
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Train a classifier on one data set and report its accuracy on another (last epoch, as the paper does)."""
+
+    train: Positional[str]
+    """Folder, file, glob or URI of parquet files to train on."""
+    test: str
+    """The same, to test on."""
+    model: Literal["resnet18", "small"] = "resnet18"
+    """The paper's ResNet-18, or six convolutions for small machines."""
+    epochs: int = 60
+    """Epochs."""
+    batch: int = 128
+    """Images in a step, of all workers together."""
+    lr: float = 0.1
+    """Learning rate, lowered along a cosine."""
+    image_size: int | None = None
+    """Resize all images to this height and width."""
+    flip: bool = True
+    """Mirror images at random."""
+    workers: int = 1
+    """Workers to train with."""
+    seed: int = 0
+    """Seed of everything random."""
+    out: str | None = None
+    """Folder or URI to keep weights and metrics in, and to go on from when stopped; by default nothing is kept."""
+    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    json: bool = False
+    """End with one line of JSON."""
+
+    def run(self) -> None:
+        """Classify."""
+        base = ClassifyConfig()
+        train = dataclasses.replace(base.train, epochs=self.epochs, batch_size=self.batch, lr=self.lr)
+        data = dataclasses.replace(base.data, size_policy="resize" if self.image_size else "reject")
+        config = dataclasses.replace(
+            base, model=self.model, seed=self.seed, train=train, data=data, flip=self.flip
+        )
+        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.store import Store
+        from raydvae.distributed.engine import RayEngine
+        from raydvae.evaluation.protocol import classify
+
+        options = storage_options(self.storage_option)
+        trained = open_dataset(self.train, data, options, split="train")
+        tested = open_dataset(self.test, data, options, split="test")
+        classes = find_classes(trained)
+        size = self.image_size or probe_size(trained)
+        with tempfile.TemporaryDirectory() as folder, RayEngine(self.workers) as engine:
+            store = Store(self.out, options) if self.out else Store(folder)
+            accuracy = classify(trained, tested, classes, size, config, store, engine, Progress())
+        text = f"Accuracy {accuracy.test_acc:.2f} % on {self.test}, {accuracy.train_acc:.2f} % on what it was trained on."
+        finish(
+            {
+                "test_acc": round(accuracy.test_acc, 3),
+                "train_acc": round(accuracy.train_acc, 3),
+                "seconds": round(accuracy.seconds, 2),
+            },
+            self.json,
+            text,
+        )

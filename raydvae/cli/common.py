@@ -1,0 +1,114 @@
+"""What all commands share: logging, progress, the last line of JSON, exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+PLAIN_INTERVAL = 10.0  # seconds between two lines of one step in a job's log
+
+
+def set_up_logging() -> None:
+    """Send messages to stderr; stdout is for results."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    for name in ("fsspec", "s3fs", "botocore", "aiobotocore", "urllib3", "PIL", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def say(text: str) -> None:
+    """Tell the user something, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def finish(result: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """End a command: ``text`` for a person, or ``result`` as the last line of stdout."""
+    print(json.dumps(result) if as_json else text, flush=True)
+
+
+class Progress:
+    """Shows steps as they go: bars on a terminal, a plain line now and then in a job's log."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stderr.isatty()
+
+    @contextmanager
+    def step(self, name: str, total: int, unit: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """See `raydvae.engine.Watch`."""
+        if not total:
+            yield lambda _: None
+            return
+        started = time.monotonic()
+        if self.terminal:
+            yield from self._bar(name, total, unit)
+        else:
+            yield from self._lines(name, total, unit)
+        say(f"{name}: done in {time.monotonic() - started:.1f} s")
+
+    def _bar(self, name: str, total: int, unit: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            task = bars.add_task(name, total=total, note="")
+
+            def advance(event: dict[str, Any]) -> None:
+                done, note = _read(event)
+                if "epoch" in event:
+                    bars.update(task, completed=done, note=note)
+                else:
+                    bars.update(task, advance=done, note=note)
+
+            yield advance
+
+    def _lines(self, name: str, total: int, unit: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+        done = 0
+        spoken = time.monotonic()
+        say(f"{name}: {total} {unit}")
+
+        def advance(event: dict[str, Any]) -> None:
+            nonlocal done, spoken
+            amount, note = _read(event)
+            done = amount if "epoch" in event else done + amount
+            if time.monotonic() - spoken > PLAIN_INTERVAL:
+                spoken = time.monotonic()
+                say(f"{name}: {done}/{total} {unit} {note}".rstrip())
+
+        yield advance
+
+
+def _read(event: dict[str, Any]) -> tuple[int, str]:
+    if "epoch" not in event:
+        return int(event["rows_in"]), ""
+    shown = ("loss", "psnr", "kld", "cross_entropy", "accuracy", "images_per_second")
+    parts = [f"{name.replace('images_per_second', 'img/s')} {event[name]:.4g}" for name in shown if name in event]
+    return int(event["epoch"]) + 1, " ".join(parts)
+
+
+def storage_options(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Return ``key=value`` pairs as options of the file system; values may be JSON."""
+    from raydvae.errors import ConfigError
+
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--storage-option takes key=value, not {key!r}.")
+        try:
+            out[key] = json.loads(value)
+        except ValueError:
+            out[key] = value
+    return out

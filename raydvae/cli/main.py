@@ -1,0 +1,67 @@
+"""The command line: parses, calls one command, and turns what it raises into a message and an exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Union
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, subcommand
+
+from raydvae.cli.classify import Classify
+from raydvae.cli.common import say, set_up_logging
+from raydvae.cli.import_ import Import
+from raydvae.cli.inspect_ import Inspect
+from raydvae.cli.poison import Poison
+from raydvae.cli.purify import Purify
+from raydvae.cli.quickstart import Quickstart
+from raydvae.cli.report import Report
+from raydvae.errors import Interrupted, RaydvaeError
+
+Command = Union[  # noqa: UP007 - tyro reads the annotated members
+    Annotated[Quickstart, subcommand("quickstart")],
+    Annotated[Import, subcommand("import")],
+    Annotated[Poison, subcommand("poison")],
+    Annotated[Purify, subcommand("purify")],
+    Annotated[Classify, subcommand("classify")],
+    Annotated[Inspect, subcommand("inspect")],
+    Annotated[Report, subcommand("report")],
+]
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:] if args is None else args))
+
+
+def run(args: list[str]) -> int:
+    """Run one command and return its exit code; usage errors exit with 2."""
+    command: Command = tyro.cli(
+        FlagCreatePairsOff[Command],  # type: ignore[arg-type]
+        prog="raydvae",
+        description="Make unlearnable images learnable again, on Ray.",
+        args=args,
+    )
+    set_up_logging()
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        command.run()
+    except (KeyboardInterrupt, Interrupted):
+        say("Interrupted. What was committed is kept; the same command goes on from there.")
+        return Interrupted.exit_code
+    except RaydvaeError as error:
+        say(f"raydvae: {error}")
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted
+
+
+if __name__ == "__main__":
+    main()

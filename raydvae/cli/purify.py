@@ -1,0 +1,168 @@
+"""raydvae purify: the two-stage D-VAE purification of a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset
+from raydvae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raydvae.purify.algorithm import Summary
+
+
+@dataclass(frozen=True)
+class Purify:
+    """Purify a data set, or go on with a purification that was stopped."""
+
+    source: Positional[str]
+    """Folder, file, glob or URI of parquet files."""
+    out: Positional[str]
+    """Folder or URI for the purified data set; running again goes on with it."""
+    preset: Literal["cifar10", "cifar100", "imagenet100", "digits"] = "cifar10"
+    """Settings to start from: the paper's for each data set."""
+    config: str | None = None
+    """TOML file of settings, laid over its own preset; flags given here come on top."""
+    kld1: float | None = None
+    """KLD target of stage 1, nats a latent position."""
+    kld2: float | None = None
+    """KLD target of stage 2."""
+    epochs: int | None = None
+    """Epochs of each stage."""
+    batch: int | None = None
+    """Images in a step, of all workers together."""
+    width: int | None = None
+    """Channels of the first convolution (the paper's is 64)."""
+    lr: float | None = None
+    """Learning rate."""
+    slices: int | None = None
+    """Equal parts a batch is computed in; the result is the same for all worker counts that divide it."""
+    batch_stats: BatchStats | None = None
+    """Batch statistics per slice, or over the whole batch."""
+    classes: int | None = None
+    """Number of classes, where the data do not say."""
+    image_size: int | None = None
+    """Height and width to purify at; by default what the first images have (imagenet100: 224)."""
+    size_policy: SizePolicy | None = None
+    """What to do with images of another size."""
+    reject_limit: float | None = None
+    """Share of the rows that may be unusable before the run fails."""
+    unit_rows: int | None = None
+    """Most rows in a unit of work, which is one output file."""
+    workers: int = 1
+    """Workers to train and compute with."""
+    seed: int | None = None
+    """Seed of everything random (default 0)."""
+    keep_intermediate: bool = False
+    """Keep P1 and write P2 too."""
+    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    json: bool = False
+    """End with one line of JSON."""
+
+    def run(self) -> None:
+        """Purify."""
+        config = self.settings()
+        if self.workers < 1:
+            raise ConfigError(f"--workers is {self.workers}; give at least 1.")
+        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.store import Store
+        from raydvae.distributed.engine import RayEngine
+        from raydvae.purify.algorithm import purify
+        from raydvae.reports.collect import write_report
+
+        options = storage_options(self.storage_option)
+        data = open_dataset(self.source, config.data, options, split="train")
+        named = data.schema.class_names
+        asked = self.classes or (None if named or self.config else config.num_classes)
+        classes = find_classes(data, config.num_classes if self.config and not self.classes else asked)
+        size = self.image_size
+        if size is None and not self.config and config.data.size_policy == "reject":
+            size = probe_size(data)
+        config = sized(config, classes.count, size or config.image_size)
+        out = Store(self.out, options)
+        with RayEngine(self.workers) as engine:
+            summary = purify(data, classes, out, config, engine, Progress())
+        report = write_report(out)
+        finish(result(summary, report), self.json, described(summary, self.out, report))
+
+    def settings(self) -> PurifyConfig:
+        """Return preset or TOML file with the flags on top."""
+        base = preset(self.preset)
+        if self.config is not None:
+            try:
+                with open(self.config, encoding="utf-8") as file:
+                    base = load_toml(file.read())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"Cannot read --config {self.config}: {error}.") from None
+        data = _given(base.data, size_policy=self.size_policy, reject_limit=self.reject_limit, unit_rows=self.unit_rows)
+        if self.image_size is not None and self.size_policy is None:
+            data = dataclasses.replace(data, size_policy="resize")
+        return _given(
+            base,
+            seed=self.seed,
+            data=data,
+            stage1=self._stage(base.stage1, self.kld1),
+            stage2=self._stage(base.stage2, self.kld2),
+            keep_intermediate=self.keep_intermediate or None,
+        )
+
+    def _stage(self, stage: StageConfig, kld_target: float | None) -> StageConfig:
+        train = _given(
+            stage.train,
+            epochs=self.epochs,
+            batch_size=self.batch,
+            lr=self.lr,
+            slices=self.slices,
+            batch_stats=self.batch_stats,
+        )
+        model = _given(stage.model, width=self.width)
+        return dataclasses.replace(stage, model=model, loss=_given(stage.loss, kld_target=kld_target), train=train)
+
+
+def _given(base: Any, **changes: Any) -> Any:
+    return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
+
+
+def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConfig:
+    """Return ``config`` for that many classes and that image size."""
+
+    def fit(stage: StageConfig) -> StageConfig:
+        model = dataclasses.replace(stage.model, num_classes=num_classes, image_size=image_size)
+        return dataclasses.replace(stage, model=model)
+
+    return dataclasses.replace(config, stage1=fit(config.stage1), stage2=fit(config.stage2))
+
+
+def result(summary: Summary, report: str) -> dict[str, Any]:
+    """Return the JSON line of a purification."""
+    last = {name: history[-1] for name, history in summary.history.items()}
+    return {
+        "rows_in": summary.rows_in,
+        "rows_out": summary.rows_out,
+        "rows_rejected": summary.rows_rejected,
+        "stage1_psnr": round(last["stage1"]["psnr"], 3),
+        "stage2_psnr": round(last["stage2"]["psnr"], 3),
+        "stage1_kld": round(last["stage1"]["kld"], 4),
+        "stage2_kld": round(last["stage2"]["kld"], 4),
+        "seconds": {name: round(value, 2) for name, value in summary.seconds.items()},
+        "images_per_second": {name: round(value, 1) for name, value in summary.speeds.items()},
+        "report": report,
+    }
+
+
+def described(summary: Summary, out: str, report: str) -> str:
+    """Return the closing words of a purification."""
+    last = {name: history[-1] for name, history in summary.history.items()}
+    return (
+        f"Complete: {summary.rows_in} rows in, {summary.rows_out} out, {summary.rows_rejected} rejected.\n"
+        f"PSNR {last['stage1']['psnr']:.1f} dB in stage 1, {last['stage2']['psnr']:.1f} dB in stage 2.\n"
+        f"Data: {out}\nReport: {report}"
+    )
+
+

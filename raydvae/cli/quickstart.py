@@ -1,0 +1,87 @@
+"""raydvae quickstart: unlearnable images made learnable again, in a few minutes on a laptop."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+from raydvae.cli.common import Progress, finish, say
+from raydvae.cli.purify import sized
+from raydvae.config import ClassifyConfig, TrainConfig, digits
+
+NORM = 2.0  # weaker LSP is unreliable on digits: 38 to 79 % accuracy from seed to seed at 1.0
+CLASSIFIER = ClassifyConfig(
+    model="small",
+    crop_padding=2,
+    flip=False,  # a mirrored digit is another sign
+    train=TrainConfig(optimizer="sgd", lr=0.05, weight_decay=5e-4, epochs=10, batch_size=32),
+)
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Poison scikit-learn's digits, purify them, and train a classifier on each: clean, poisoned, purified."""
+
+    out: str = "quickstart"
+    """Folder for all that is made; running again goes on with it."""
+    seed: int = 0
+    """Seed of everything random."""
+    workers: int = 1
+    """Workers to train and compute with."""
+    json: bool = False
+    """End with one line of JSON."""
+
+    def run(self) -> None:
+        """Run all of it."""
+        started = time.monotonic()
+        from raydvae.attacks.lsp import LSP, LSPConfig
+        from raydvae.attacks.poisoning import PoisonWork, poison
+        from raydvae.attacks.selection import select
+        from raydvae.data.dataset import Dataset, find_classes, open_dataset
+        from raydvae.data.importing import import_dataset
+        from raydvae.data.manifest import Run
+        from raydvae.data.store import Store
+        from raydvae.distributed.engine import RayEngine
+        from raydvae.evaluation.protocol import classify
+        from raydvae.purify.algorithm import purify
+        from raydvae.reports.collect import write_report
+
+        home, watch = Store(self.out), Progress()
+        config = dataclasses.replace(digits(), seed=self.seed)
+        for split in ("train", "test"):
+            if not home.sub(split).list():
+                import_dataset("digits", home.sub(split), "digits", split=split, rows_per_shard=500)
+        clean, test = open_dataset(home.sub("train").uri, config.data), open_dataset(home.sub("test").uri, config.data)
+        classes = find_classes(clean)
+        config = sized(config, classes.count, config.image_size)
+        attack = LSPConfig(norm=NORM, seed=self.seed)
+
+        with RayEngine(self.workers) as engine:
+
+            def accuracy(name: str, data: Dataset) -> float:
+                say(f"— a classifier learns from {name} digits")
+                settings = dataclasses.replace(CLASSIFIER, seed=self.seed)
+                store = home.sub(f"classifiers/{name}")
+                return classify(data, test, classes, config.image_size, settings, store, engine, watch).test_acc
+
+            before = accuracy("clean", clean)
+            lsp = LSP(attack, config.image_size, classes.count)
+            work = PoisonWork(Run(home.sub("poisoned")), clean, classes, config.image_size, lsp, select((), 1.0, 0))
+            poison(work, {"attack": "lsp", **dataclasses.asdict(attack)}, engine, watch)
+            poisoned = open_dataset(home.sub("poisoned").uri, config.data)
+            during = accuracy("poisoned", poisoned)
+            say("— D-VAE purifies them")
+            summary = purify(poisoned, classes, home.sub("purified"), config, engine, watch)
+            after = accuracy("purified", open_dataset(home.sub("purified").uri, config.data))
+
+        accuracies = {"clean": before, "poisoned": during, "purified": after}
+        report = write_report(home.sub("purified"), accuracies)
+        seconds = time.monotonic() - started
+        text = (
+            f"\nAccuracy on {test.rows} held-out digits, of a classifier trained on {summary.rows_in} digits that are\n"
+            f"  clean     {before:6.2f} %\n  poisoned  {during:6.2f} %\n  purified  {after:6.2f} %\n"
+            f"in {seconds:.0f} s. The whole story: {report}"
+        )
+        result = {f"{name}_acc": round(value, 3) for name, value in accuracies.items()}
+        finish({**result, "seconds": round(seconds, 1), "report": report}, self.json, text)
