@@ -11,7 +11,7 @@ import tomllib
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from raydvae.errors import ConfigError
 
@@ -65,7 +65,7 @@ class DVAEConfig:
     @property
     def features(self) -> int:
         """Channels that the encoder ends with and the decoders start from."""
-        return self.width * 2**self.halvings
+        return self.width << self.halvings
 
     @property
     def latents(self) -> int:
@@ -75,7 +75,7 @@ class DVAEConfig:
     @property
     def grid(self) -> int:
         """Height and width of z."""
-        return self.image_size // 2**self.halvings
+        return self.image_size >> self.halvings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,9 +265,7 @@ def _two_stages(
     return PurifyConfig(
         preset=preset,
         stage1=StageConfig(model=model, loss=RateLossConfig(kld_target=kld1), train=train),
-        stage2=StageConfig(
-            model=model, loss=RateLossConfig(kld_target=kld2), train=train, psnr_window=(28.0, 30.0)
-        ),
+        stage2=StageConfig(model=model, loss=RateLossConfig(kld_target=kld2), train=train, psnr_window=(28.0, 30.0)),
     )
 
 
@@ -308,7 +306,7 @@ def from_dict(base: T, values: Mapping[str, Any], where: str = "") -> T:
             changes[name] = from_dict(current, value, f"{full}.")
         else:
             changes[name] = _coerce(full, value, hints[name])
-    return cast(T, dataclasses.replace(base, **changes))  # type: ignore[type-var]
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
 
 
 def load_toml(text: str) -> PurifyConfig:
@@ -316,7 +314,9 @@ def load_toml(text: str) -> PurifyConfig:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The configuration is not valid TOML: {error}. Start from the config.toml of a run.") from None
+        raise ConfigError(
+            f"The configuration is not valid TOML: {error}. Start from the config.toml of a run."
+        ) from None
     return from_dict(preset(values.get("preset", "cifar10")), values)
 
 

@@ -52,7 +52,9 @@ class PoisonWork:
         change = (out.astype(np.float64) - rows.images) / 255
         return out, mask, measure(change, self.attack.bound.norm)
 
-    def commit(self, rows: Rows, result: tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]) -> dict[str, Any]:
+    def commit(
+        self, rows: Rows, result: tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]
+    ) -> dict[str, Any]:
         """Publish the unit, and beside the data which rows were poisoned, and how much."""
         out, mask, norms = result
         table = pa.table({"row_id": rows.row_ids, "poisoned": mask, "norm": norms})

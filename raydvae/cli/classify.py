@@ -49,9 +49,7 @@ class Classify:
         base = ClassifyConfig()
         train = dataclasses.replace(base.train, epochs=self.epochs, batch_size=self.batch, lr=self.lr)
         data = dataclasses.replace(base.data, size_policy="resize" if self.image_size else "reject")
-        config = dataclasses.replace(
-            base, model=self.model, seed=self.seed, train=train, data=data, flip=self.flip
-        )
+        config = dataclasses.replace(base, model=self.model, seed=self.seed, train=train, data=data, flip=self.flip)
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
@@ -65,7 +63,9 @@ class Classify:
         with tempfile.TemporaryDirectory() as folder, RayEngine(self.workers) as engine:
             store = Store(self.out, options) if self.out else Store(folder)
             accuracy = classify(trained, tested, classes, size, config, store, engine, Progress())
-        text = f"Accuracy {accuracy.test_acc:.2f} % on {self.test}, {accuracy.train_acc:.2f} % on what it was trained on."
+        text = (
+            f"Accuracy {accuracy.test_acc:.2f} % on {self.test}, {accuracy.train_acc:.2f} % on what it was trained on."
+        )
         finish(
             {
                 "test_acc": round(accuracy.test_acc, 3),

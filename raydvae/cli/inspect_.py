@@ -42,8 +42,6 @@ def _lines(about: dict[str, Any]) -> list[str]:
     ]
     if about["unreadable"]:
         lines.append("  unusable  in the first shard: " + ", ".join(f"{n} {r}" for r, n in about["unreadable"].items()))
-    for step in about["lineage"]:
-        lines.append(f"  made by   {step['kind']} of {step['source']}")
-    for step, number in about["commits"].items():
-        lines.append(f"  commits   {number} units of {step}")
+    lines += [f"  made by   {step['kind']} of {step['source']}" for step in about["lineage"]]
+    lines += [f"  commits   {number} units of {step}" for step, number in about["commits"].items()]
     return lines

@@ -38,11 +38,12 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str]) -> int:
     """Run one command and return its exit code; usage errors exit with 2."""
-    command: Command = tyro.cli(
-        FlagCreatePairsOff[Command],  # type: ignore[arg-type]
+    command = tyro.cli(
+        Command,
         prog="raydvae",
         description="Make unlearnable images learnable again, on Ray.",
         args=args,
+        config=(FlagCreatePairsOff,),
     )
     set_up_logging()
     signal.signal(signal.SIGTERM, _stop)

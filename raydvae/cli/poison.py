@@ -53,13 +53,14 @@ class Poison:
         classes = find_classes(data)
         size = probe_size(data)
         attack = LSP(config, size, classes.count)
-        selection = select(
-            rows_of(data, classes) if 0 < self.ratio < 1 else (), self.ratio, self.seed, self.stratified
-        )
+        selection = select(rows_of(data, classes) if 0 < self.ratio < 1 else (), self.ratio, self.seed, self.stratified)
         work = PoisonWork(Run(Store(self.out, options)), data, classes, size, attack, selection)
         described = {"attack": self.attack, "ratio": self.ratio, "stratified": self.stratified, **asdict(config)}
         with RayEngine(self.workers) as engine:
             counts = poison(work, described, engine, Progress())
         seconds = time.monotonic() - started
-        text = f"{counts['rows_poisoned']} of {counts['rows_in']} rows poisoned, {counts['rows_rejected']} rejected: {self.out}"
+        text = (
+            f"{counts['rows_poisoned']} of {counts['rows_in']} rows poisoned, "
+            f"{counts['rows_rejected']} rejected: {self.out}"
+        )
         finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)

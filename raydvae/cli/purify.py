@@ -103,7 +103,7 @@ class Purify:
         data = _given(base.data, size_policy=self.size_policy, reject_limit=self.reject_limit, unit_rows=self.unit_rows)
         if self.image_size is not None and self.size_policy is None:
             data = dataclasses.replace(data, size_policy="resize")
-        return _given(
+        config: PurifyConfig = _given(
             base,
             seed=self.seed,
             data=data,
@@ -111,6 +111,7 @@ class Purify:
             stage2=self._stage(base.stage2, self.kld2),
             keep_intermediate=self.keep_intermediate or None,
         )
+        return config
 
     def _stage(self, stage: StageConfig, kld_target: float | None) -> StageConfig:
         train = _given(
@@ -164,5 +165,3 @@ def described(summary: Summary, out: str, report: str) -> str:
         f"PSNR {last['stage1']['psnr']:.1f} dB in stage 1, {last['stage2']['psnr']:.1f} dB in stage 2.\n"
         f"Data: {out}\nReport: {report}"
     )
-
-

@@ -43,6 +43,7 @@ class Quickstart:
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
+        from raydvae.engine import InProcess
         from raydvae.evaluation.protocol import classify
         from raydvae.purify.algorithm import purify
         from raydvae.reports.collect import write_report
@@ -68,7 +69,7 @@ class Quickstart:
             before = accuracy("clean", clean)
             lsp = LSP(attack, config.image_size, classes.count)
             work = PoisonWork(Run(home.sub("poisoned")), clean, classes, config.image_size, lsp, select((), 1.0, 0))
-            poison(work, {"attack": "lsp", **dataclasses.asdict(attack)}, engine, watch)
+            poison(work, {"attack": "lsp", **dataclasses.asdict(attack)}, InProcess(), watch)
             poisoned = open_dataset(home.sub("poisoned").uri, config.data)
             during = accuracy("poisoned", poisoned)
             say("— D-VAE purifies them")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ PARQUET = (".parquet", ".pq")
 class SourceFile:
     """A parquet file as its footer tells it.
 
-    The fingerprint is of the footer, all labels and a few samples of the other bytes: it costs no reading of all images,
+    The fingerprint is of the footer, all labels and a few samples of the other bytes: it reads no images,
     and misses only changes of single images to others of just the same size.
     """
 
@@ -184,7 +185,8 @@ def open_dataset(
             schema = detect(plain, data, f"{store.uri}/{name}")
         elif not plain.equals(schema.arrow):
             raise DataError(
-                f"{store.uri}/{name} has other columns than {files[0].name}: {arrow.to_string(show_schema_metadata=False)}. "
+                f"{store.uri}/{name} has other columns than {files[0].name}: "
+                f"{arrow.to_string(show_schema_metadata=False)}. "
                 "All files of a data set have one schema."
             )
         groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
@@ -418,4 +420,4 @@ def probe_size(dataset: Dataset) -> int:
             f"The images of {dataset.store.uri} are of several sizes, or not square ({width}x{height} and others). "
             "Give one with --image-size; they are then resized to it."
         )
-    return height
+    return int(height)

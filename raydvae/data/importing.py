@@ -53,7 +53,7 @@ def import_dataset(
     """Write ``source`` to ``out`` as shards called SPLIT-00000-of-00042.parquet, each published whole.
 
     ``split`` "train" or "test" takes that part; without it all parts are taken, and a source that is not divided is
-    called "train". ``num_classes`` keeps the first classes, ``limit_per_class`` the first rows of each class of a split.
+    called "train". ``num_classes`` keeps the first classes, ``limit_per_class`` the first rows of each class.
     The source is walked twice, first to count; at most one shard is in memory. Encoded images keep their bytes; CIFAR
     and digits become PNG. When it fails, the shards already written are deleted. ``options`` are the file system's
     of ``source``.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-
 from raydvae.config import DataConfig
 from raydvae.data.codecs import BadImage
 from raydvae.data.dataset import find_classes, open_dataset
@@ -72,5 +71,3 @@ def _lineage(store: Store) -> list[dict[str, Any]]:
         except RaydvaeError:
             break
     return out
-
-

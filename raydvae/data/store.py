@@ -87,7 +87,7 @@ class Store:
             return bool(self.fs.isfile(self.path(name)))
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Return the files below folder ``prefix`` and their sizes, sorted by name; empty if there is no such folder."""
+        """Return the files below folder ``prefix`` and their sizes, by name; empty if there is no folder."""
         with self._errors("list", prefix):
             self.fs.invalidate_cache()
             found = self.fs.find(self.path(prefix), detail=True, withdirs=False)

@@ -1,0 +1,1 @@
+"""Defenses other than D-VAE, for comparison."""

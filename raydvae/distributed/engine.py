@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
-
 from raydvae.data.dataset import Unit
 from raydvae.engine import InProcess, Record, UnitWork, available_cores
 from raydvae.training.job import Progress, TrainJob, pick_device
@@ -58,5 +57,3 @@ class RayEngine:
         from raydvae.distributed.passes import stream
 
         return stream(work, units, self.workers, self.device.type == "cuda")
-
-

@@ -30,7 +30,7 @@ def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -
     """Do ``work`` on ``units`` with ``workers`` actors; yield each unit's record once it is committed."""
     if not units:
         return
-    blob = ray.put(pickle.dumps(work))
+    blob = pickle.dumps(work)
     listed = ray.put(list(units))
     stages = (
         ray.data.range(len(units), override_num_blocks=len(units))
@@ -55,11 +55,11 @@ def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -
 class _Read:
     """A stage: unit numbers in, decoded rows out. Rows travel pickled within the cluster, never to storage."""
 
-    def __init__(self, work: Any, units: Any) -> None:
+    def __init__(self, work: bytes, units: Any) -> None:
         self.work, self.units = work, units
 
     def __call__(self, batch: Batch) -> pa.Table:
-        work: UnitWork = pickle.loads(ray.get(self.work))
+        work: UnitWork = pickle.loads(self.work)
         units: list[Unit] = ray.get(self.units)
         return _packed([pickle.dumps(work.read(units[int(number)])) for number in batch["id"]])
 
@@ -67,9 +67,9 @@ class _Read:
 class _Compute:
     """The actor that holds the model."""
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: bytes) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.work: UnitWork = pickle.loads(ray.get(work))
+        self.work: UnitWork = pickle.loads(work)
         self.work.load(self.device)
 
     def __call__(self, batch: Batch) -> pa.Table:
@@ -84,11 +84,11 @@ class _Compute:
 class _Commit:
     """A stage: results in, committed records out."""
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: bytes) -> None:
         self.work = work
 
     def __call__(self, batch: Batch) -> Batch:
-        work: UnitWork = pickle.loads(ray.get(self.work))
+        work: UnitWork = pickle.loads(self.work)
         records = [work.commit(*pickle.loads(value)) for value in batch["data"]]
         return {"record": np.array([json.dumps(record) for record in records], dtype=object)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -59,7 +60,8 @@ def _start(address: str | None, workers: int) -> None:
             ray.shutdown()
             if attempt == 2:
                 raise RaydvaeError(
-                    f"Ray did not start on this machine: {error}. Is there memory left, and room in the temporary folder?"
+                    f"Ray did not start on this machine: {error}. "
+                    f"Is there memory left, and room in {tempfile.gettempdir()}?"
                 ) from None
 
 

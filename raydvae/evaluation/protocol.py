@@ -58,7 +58,7 @@ def classify(
         engine.train(job, progress=advance)
     model = build_classifier(config.model, classes.count)
     model.load_state_dict(load_model(store, job.about)[0])
-    model = model.eval().to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.eval().to(engine.device).to(memory_format=torch.channels_last)
     cores = available_cores()
     on_test = accuracy(model, load_images(test, classes, image_size, cores), engine.device)
     on_train = accuracy(model, load_images(train, classes, image_size, cores), engine.device)
@@ -69,7 +69,7 @@ def accuracy(model: torch.nn.Module, images: ImageSet, device: torch.device) -> 
     """Return the percentage of ``images`` whose label ``model`` predicts."""
     images = images.to(device)
     right = torch.zeros((), dtype=torch.int64, device=device)
-    for rows in torch.arange(len(images), device=device).split(EVALUATION_BATCH):
-        x, y = images.batch(rows)
+    for start in range(0, len(images), EVALUATION_BATCH):
+        x, y = images.batch(torch.arange(start, min(start + EVALUATION_BATCH, len(images)), device=device))
         right += (predict(model, x) == y).sum()
     return 100 * int(right) / len(images)

@@ -148,11 +148,13 @@ class DVAE(RateConstrainedVAE):
     def embed(self, y: Tensor) -> Tensor:
         """Return u_y as (B, features, grid, grid), or (B, features, 1, 1) for a vector embedding."""
         side = self.config.grid if self.config.embedding == "spatial" else 1
-        return self.embedding(y).view(-1, self.config.features, side, side)
+        maps: Tensor = self.embedding(y).view(-1, self.config.features, side, side)
+        return maps
 
     def estimate_perturbation(self, x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
         """Return p_hat alone, without running the image decoder."""
-        return self.perturbation_decoder(self.sample(x, noise)[0] + self.embed(y))
+        p_hat: Tensor = self.perturbation_decoder(self.sample(x, noise)[0] + self.embed(y))
+        return p_hat
 
     def forward(self, x: Tensor, y: Tensor, noise: Tensor | None) -> DVAEOutput:
         """Return reconstruction and estimated perturbation of images ``x`` with labels ``y`` (B,) int64."""

@@ -24,13 +24,14 @@ from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.store import Store
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units
 from raydvae.errors import DataError
-from raydvae.purify.passes import Pass, ReconstructPass, SubtractPass
+from raydvae.purify.passes import ReconstructPass, SubtractPass
 from raydvae.seeds import derive
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
 FILE = "summary.json"
+
 
 @dataclass(slots=True)
 class Summary:
@@ -87,7 +88,7 @@ def purify(
         summary.history[job.name] = job.history()
         summary.save(run)
 
-    def apply(work: Pass) -> None:
+    def apply(work: SubtractPass | ReconstructPass) -> None:
         rows, seconds = apply_to_units(engine, run, work, work.data, watch)
         summary.seconds[work.name] = summary.seconds.get(work.name, 0.0) + seconds
         summary.rows[work.name] = summary.rows.get(work.name, 0) + rows
@@ -136,9 +137,7 @@ def _settled(config: PurifyConfig, run: Run, engine: Engine) -> PurifyConfig:
         slices = resolve_slices(asked, engine.workers, engine.device)
         return dataclasses.replace(stage, train=dataclasses.replace(asked, slices=slices))
 
-    return dataclasses.replace(
-        config, stage1=settle("stage1", config.stage1), stage2=settle("stage2", config.stage2)
-    )
+    return dataclasses.replace(config, stage1=settle("stage1", config.stage1), stage2=settle("stage2", config.stage2))
 
 
 def _lasting(config: PurifyConfig) -> dict[str, Any]:
@@ -162,4 +161,3 @@ def _check_complete(run: Run, summary: Summary) -> None:
             f"{summary.rows_in} rows went in, {summary.rows_out} came out and {summary.rows_rejected} were rejected: "
             "that does not add up; report this as a bug. Nothing was deleted."
         )
-

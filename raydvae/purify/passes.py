@@ -157,7 +157,7 @@ def load_dvae(store: Store, architecture: DVAEConfig) -> DVAE:
     """Return a finished D-VAE, ready for inference."""
     model = DVAE(architecture)
     model.load_state_dict(load_model(store)[0])
-    ready: DVAE = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ready: DVAE = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return ready
 
 

@@ -106,7 +106,8 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples |
     classes = Classes(known["classes"]["count"], _tuple(known["classes"]["names"]), source.schema.labels_are_text)
     work = SubtractPass("pass1", run, source, classes, config, config.stage1.model, run.home.sub("stage1"))
     work.load(torch.device("cpu"))
-    output = {unit.id: unit for unit in (result := open_dataset(run.store.uri, config.data, run.store.options)).units()}
+    result = open_dataset(run.store.uri, config.data, run.store.options)
+    output = {unit.id: unit for unit in result.units()}
     wanted = {label: 2 for label in range(min(classes.count, SHOWN_CLASSES))}
     parts: list[tuple[Any, ...]] = []
     units = [unit for unit in source.units() if unit.source in listed and unit.id in output]
@@ -122,10 +123,8 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples |
             target = output[unit.id]
             purified = decode_rows(result, target, result.read(target), classes, config.image_size)
             ids = rows.row_ids
-            parts.append(
-                (rows.images[chosen], p_hat[chosen], x1[chosen], purified.images[chosen], rows.labels[chosen])
-                + ([ids[index] for index in chosen],)
-            )
+            x0, x3, labels = rows.images[chosen], purified.images[chosen], rows.labels[chosen]
+            parts.append((x0, p_hat[chosen], x1[chosen], x3, labels, [ids[index] for index in chosen]))
         if not any(wanted.values()):
             break
     if not parts:

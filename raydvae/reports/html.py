@@ -44,7 +44,7 @@ class ReportData:
     ``run`` is the run's ``run.json``; ``stages`` the metrics of each epoch of "stage1" and "stage2"; ``counts`` has
     rows_in, rows_out, rows_rejected, units and classes; ``rejected`` (reason, rows, row id of an example), most
     frequent first; ``timings`` seconds and ``speeds`` images a second, by step; ``psnr_histogram`` bin edges in dB and
-    counts of PSNR(x0, x3); ``p_norms`` class name -> mean and standard deviation of ||p_hat||_2, and rows;
+    counts of PSNR(x1, x3); ``p_norms`` class name -> mean and standard deviation of ||p_hat||_2, and rows;
     ``accuracies`` percent for clean, poisoned and purified, where they are known.
     """
 
@@ -226,7 +226,7 @@ def _histogram(data: ReportData) -> dict[str, Any]:
         marker=marker,
         title="Images",
         xlabel="PSNR of input and output, dB",
-        label=f"Histogram of PSNR between input and output of {sum(counts):,} images; the median is {number(median, 3)} dB.",
+        label=f"Histogram of PSNR(x1, x3) of {sum(counts):,} images; the median is {number(median, 3)} dB.",
     )
     outside = sum(
         count

@@ -1,0 +1,1 @@
+"""Training of any of the models; knows nothing of Ray."""

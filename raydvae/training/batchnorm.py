@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -20,16 +20,17 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         workers = dist.get_world_size()
-        mean = all_reduce(x.mean(dim=(0, 2, 3))) / workers
+        mean = _sum(x.mean(dim=(0, 2, 3))) / workers
         centered = x - mean[:, None, None]
-        var = all_reduce(centered.square().mean(dim=(0, 2, 3))) / workers
+        var = _sum(centered.square().mean(dim=(0, 2, 3))) / workers
         if self.running_mean is not None and self.running_var is not None:
             count = x.numel() // x.shape[1] * workers
             with torch.no_grad():
                 self.running_mean.lerp_(mean.detach(), self.momentum or 0.0)
                 self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), self.momentum or 0.0)
         scale = torch.rsqrt(var + self.eps) * self.weight
-        return centered * scale[:, None, None] + self.bias[:, None, None]
+        out: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
+        return out
 
     @staticmethod
     def convert(model: nn.Module) -> None:
@@ -37,3 +38,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         for module in model.modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = GlobalBatchNorm2d
+
+
+def _sum(x: Tensor) -> Tensor:
+    total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    return total

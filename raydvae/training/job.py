@@ -19,7 +19,7 @@ from raydvae.data.store import Store
 from raydvae.training.checkpoint import load_model, load_state, save_model, save_state, write_metrics
 from raydvae.training.feed import ImageSet
 from raydvae.training.group import Alone, Group
-from raydvae.training.loop import Task, TrainState, resolve_slices, train
+from raydvae.training.loop import Task, TrainState, train
 
 log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, float]], None]

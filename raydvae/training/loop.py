@@ -124,14 +124,12 @@ class _Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "init"))
             self.model = task.build()
-        self.model = self.model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.model = self.model.to(device).to(memory_format=torch.channels_last).train()
         if config.batch_stats == "global" and group.size > 1:
             GlobalBatchNorm2d.convert(self.model)
-        self.mine = range(
-            group.rank * self.slices // group.size, (group.rank + 1) * self.slices // group.size
-        )
+        self.mine = range(group.rank * self.slices // group.size, (group.rank + 1) * self.slices // group.size)
         self.replicas = [_replica(self.model) for _ in self.mine]
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.parameters = list(_trainable(self.model))
         self.optimizer = _optimizer(self.parameters, config)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
@@ -190,7 +188,9 @@ class _Trainer:
         lanes = range(len(self.mine))
         measured = self._map(forward, lanes)
         names = list(measured[0])
-        means = _named(names, self.group.mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
+        means = _named(
+            names, self.group.mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured]))
+        )
         grads = self._map(backward, lanes)
         with torch.no_grad():
             exchanged = self.group.mean(

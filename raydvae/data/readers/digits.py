@@ -22,7 +22,9 @@ class Digits:
 
     names: tuple[str, ...] | None = tuple(str(digit) for digit in range(10))
 
-    def __init__(self, images: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]):
+    def __init__(
+        self, images: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
+    ) -> None:
         self.images, self.labels, self.rows = images, labels, rows
 
     def scan(self) -> Iterator[Entry | Skip]:
