@@ -47,7 +47,7 @@ class RayEngine:
         from raydvae.distributed.train import train
 
         cores = max(1, available_cores() // self.workers) if self.address is None else 1
-        train(job, self.workers, self.device.type == "cuda", cores)
+        train(job, self.workers, self.device.type == "cuda", cores, progress)
 
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
         """See `Engine.map`."""

@@ -24,7 +24,11 @@ def prepare(address: str | None) -> None:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if address or os.environ.get("RAY_ADDRESS") or "RAY_AUTH_MODE" in os.environ:
+    if address or os.environ.get("RAY_ADDRESS"):
+        return
+    # Despite its name: without it Ray listens on the machine's outer address, even for ray.init() on one machine.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "RAY_AUTH_MODE" in os.environ:
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

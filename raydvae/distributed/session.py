@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import ray.data
 
 from raydvae.engine import available_cores
 from raydvae.errors import ConfigError, RaydvaeError
@@ -51,9 +52,8 @@ def _start(address: str | None, workers: int) -> None:
             ray.init(
                 num_cpus=max(available_cores(), workers) + IO_CORES,
                 include_dashboard=False,
-                log_to_driver=True,
+                log_to_driver=False,
                 logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
             )
             return
         except Exception as error:
@@ -66,8 +66,9 @@ def _start(address: str | None, workers: int) -> None:
 
 
 def _quiet() -> None:
-    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
+    # After that import, which sets the levels itself. Failures reach the user as exceptions.
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context.enable_progress_bars = False
     context.print_on_execution_start = False

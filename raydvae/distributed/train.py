@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import threading
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow.fs
@@ -17,14 +18,14 @@ from ray.train.v2.api.config import LoggingConfig
 
 from raydvae.errors import RaydvaeError
 from raydvae.training.group import Alone, Distributed
-from raydvae.training.job import TrainJob, run_job
+from raydvae.training.job import Progress, TrainJob, run_job
 
-log = logging.getLogger(__name__)
+FOLLOW_INTERVAL = 2.0
 MAX_FAILURES = 3
 CONTROLLER_FAILURES = 3  # Ray's default retries resources that can never be had for ever
 
 
-def train(job: TrainJob, workers: int, use_gpu: bool, cores: int) -> None:
+def train(job: TrainJob, workers: int, use_gpu: bool, cores: int, progress: Progress | None = None) -> None:
     """Run ``job`` on ``workers`` Ray Train workers of ``cores`` cores each, going on after worker failures.
 
     The state lies with the job, saved by rank 0 after each epoch, and not in Ray's checkpoints: a report there is not
@@ -49,7 +50,8 @@ def train(job: TrainJob, workers: int, use_gpu: bool, cores: int) -> None:
         ),
     )
     try:
-        trainer.fit()
+        with _following(job, progress):
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise _cause(error) from None
     finally:
@@ -62,13 +64,33 @@ def _loop(config: dict[str, Any]) -> None:
     group = Distributed() if context.get_world_size() > 1 else Alone()
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device)
-    if group.rank == 0:
-        os.environ.setdefault("TQDM_DISABLE", "1")
+    run_job(job, device, int(config["cores"]), group, lambda metrics: ray.train.report(dict(metrics)))
 
-    def progress(metrics: dict[str, float]) -> None:
-        ray.train.report({name: float(value) for name, value in metrics.items()})
 
-    run_job(job, device, int(config["cores"]), group, progress)
+@contextmanager
+def _following(job: TrainJob, progress: Progress | None) -> Iterator[None]:
+    """Pass each epoch's metrics to ``progress`` as they appear on storage, from a thread."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        seen = len(job.metrics())
+        while not stop.wait(FOLLOW_INTERVAL):
+            with suppress(RaydvaeError):
+                lines = job.metrics()
+                for line in lines[seen:]:
+                    assert progress is not None
+                    progress(line)
+                seen = max(seen, len(lines))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    if progress is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if progress is not None:
+            thread.join()
 
 
 def _filesystem(store: Any) -> pyarrow.fs.FileSystem:

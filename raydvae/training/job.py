@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,12 +16,11 @@ from raydvae.config import TrainConfig
 from raydvae.data.dataset import Classes, Dataset, Unit, decode_rows
 from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
-from raydvae.training.checkpoint import load_model, load_state, save_model, save_state, write_metrics
+from raydvae.training.checkpoint import METRICS, load_model, load_state, save_model, save_state, write_metrics
 from raydvae.training.feed import ImageSet
 from raydvae.training.group import Alone, Group
 from raydvae.training.loop import Task, TrainState, train
 
-log = logging.getLogger(__name__)
 Progress = Callable[[dict[str, float]], None]
 
 
@@ -55,6 +54,12 @@ class TrainJob:
     def finished(self) -> bool:
         """Whether the final weights are there."""
         return self.store.exists("model.safetensors")
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the metrics of the epochs done so far, as `raydvae.training.checkpoint.write_metrics` left them."""
+        if not self.store.exists(METRICS):
+            return []
+        return [json.loads(line) for line in self.store.read(METRICS).splitlines()]
 
     def history(self) -> list[dict[str, float]]:
         """Return each epoch's metrics of a finished training; `ConfigError` if it had other settings."""
