@@ -108,7 +108,7 @@ class Dataset:
                     break
                 table = file.read_row_group(group, columns=list(columns) if columns else None)
                 part = table.slice(skip, missing)
-                skip = max(0, skip - table.num_rows)
+                skip = 0
                 missing -= part.num_rows
                 parts.append(part)
         if missing:

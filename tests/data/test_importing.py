@@ -20,6 +20,7 @@ from PIL import Image
 from raydvae.data import importing
 from raydvae.data.dataset import find_classes, open_dataset
 from raydvae.data.importing import ImportSummary, import_dataset
+from raydvae.data.readers import webdataset
 from raydvae.data.schema import class_names, huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.errors import ConfigError, DataError, StorageError
@@ -318,6 +319,13 @@ def test_large_members_are_skipped_not_read(tmp_path: Path, out: Store, monkeypa
     source = tar_of(tmp_path / "a.tar", [("a.jpg", PNG + b"x"), ("a.cls", b"0"), ("b.jpg", PNG), ("b.cls", b"0")])
     summary = import_dataset(source, out, "webdataset")
     assert (summary.rows, summary.skipped) == (1, {f"image of more than {len(PNG)} bytes": 1})
+
+
+def test_headers_of_a_tar_file_do_not_pile_up(tmp_path: Path) -> None:
+    path = tar_of(tmp_path / "a.tar", [(f"{i}.jpg", b"") for i in range(50)])
+    with tarfile.open(path) as tar:
+        held = [len(vars(tar)["members"]) for _ in webdataset._members(tar)]
+    assert (len(held), max(held)) == (50, 0)
 
 
 def test_what_is_no_tar_is_refused(tmp_path: Path, out: Store) -> None:
