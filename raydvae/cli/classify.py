@@ -31,8 +31,8 @@ class Classify:
     """Learning rate, lowered along a cosine."""
     image_size: int | None = None
     """Resize all images to this height and width."""
-    flip: bool = True
-    """Mirror images at random."""
+    no_flip: bool = False
+    """Do not mirror images at random (digits, text, signs)."""
     workers: int = 1
     """Workers to train with."""
     seed: int = 0
@@ -49,7 +49,9 @@ class Classify:
         base = ClassifyConfig()
         train = dataclasses.replace(base.train, epochs=self.epochs, batch_size=self.batch, lr=self.lr)
         data = dataclasses.replace(base.data, size_policy="resize" if self.image_size else "reject")
-        config = dataclasses.replace(base, model=self.model, seed=self.seed, train=train, data=data, flip=self.flip)
+        config = dataclasses.replace(
+            base, model=self.model, seed=self.seed, train=train, data=data, flip=not self.no_flip
+        )
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine

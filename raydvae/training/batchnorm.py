@@ -1,14 +1,15 @@
 """Batch normalization over the global batch, for CPUs too.
 
-torch.nn.SyncBatchNorm refuses CPU tensors. Differentiable all-reduce does the same on gloo: two small reductions
+torch.nn.SyncBatchNorm refuses CPU tensors. An all-reduce with a gradient does the same on gloo: two small reductions
 forward (mean, then variance around it, which does not cancel) and two backward.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 
 
@@ -40,6 +41,22 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
                 module.__class__ = GlobalBatchNorm2d
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over workers. A worker's part of it enters every worker's loss, so its gradient is their sum too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _sum(x: Tensor) -> Tensor:
-    total: Tensor = differentiable.all_reduce(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(x)  # type: ignore[no-untyped-call]
     return total

@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from raydvae.cli.main import run
+from raydvae.data.dataset import open_dataset
+from tests.data.helpers import as_bytes, struct_table, write
+
+
+def cli(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    try:
+        code = run([str(arg) for arg in args])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+FLAGS = {
+    "quickstart": "--json --out --seed --workers",
+    "import": "--classes --format --json --limit-per-class --rows-per-shard --split --storage-option",
+    "poison": "--json --norm --ratio --seed --storage-option --stratified --workers",
+    "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
+    "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers",
+    "classify": "--batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
+    "inspect": "--json --storage-option",
+    "report": "--json --storage-option",
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import re
+
+    code, out, _ = cli(capsys, command, "--help")
+    assert code == 0
+    found = {flag for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", out)}
+    found -= {"--help"}
+    mentioned = {"--format", "--image-size"}  # in help texts
+    assert found - mentioned == set(FLAGS[command].split()) - mentioned
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["fly"], 2, "Unrecognized options"),
+        (["purify"], 2, "Required options"),
+        (["purify", "IN", "OUT", "--preset", "mnist"], 2, "cifar10"),
+        (["purify", "IN", "OUT", "--kld1", "-1"], 2, "0 or more"),
+        (["purify", "IN", "OUT", "--epochs", "0"], 2, "at least one"),
+        (["purify", "IN", "OUT", "--width", "7"], 2, "even number"),
+        (["purify", "IN", "OUT", "--workers", "0"], 2, "at least 1"),
+        (["purify", "IN", "OUT", "--config", "NONE.toml"], 2, "Cannot read --config"),
+        (["purify", "NOWHERE", "OUT"], 3, "does not exist"),
+        (["poison", "lsp", "IN", "OUT", "--norm", "0"], 2, "positive number"),
+        (["poison", "lsp", "IN", "OUT", "--ratio", "1.5"], 2, "between 0 and 1"),
+        (["classify", "IN", "--test", "NOWHERE"], 3, "does not exist"),
+        (["inspect", "NOWHERE"], 3, "does not exist"),
+        (["inspect", "gibberish://x"], 2, "cannot be opened"),
+        (["report", "IN"], 3, "not the folder of a raydvae run"),
+        (["import", "NOWHERE", "OUT", "--format", "imagefolder"], 3, "does not exist"),
+    ],
+)
+def test_mistakes_get_a_message_and_an_exit_code(
+    args: list[str],
+    code: int,
+    says: str,
+    digits_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "IN").symlink_to(digits_folder)
+    got, out, err = cli(capsys, *args)
+    assert got == code, err
+    assert says in out + err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "OUT").exists(), "nothing was begun"
+
+
+def test_import_poison_and_inspect_tell_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clean, poisoned = tmp_path / "clean", tmp_path / "poisoned"
+    args = (
+        "digits",
+        clean,
+        "--format",
+        "digits",
+        "--split",
+        "test",
+        "--limit-per-class",
+        "4",
+        "--rows-per-shard",
+        "15",
+    )
+    code, out, _ = cli(capsys, "import", *args, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["rows"] == 40
+    code, out, _ = cli(capsys, "inspect", clean, "--json")
+    about = json.loads(out.splitlines()[-1])
+    assert (about["rows"], about["shards"], about["classes"], about["image_sizes"]) == (40, 3, 10, {"32x32": 15})
+    assert set(about["rows_per_class"].values()) == {4}
+    assert not poisoned.exists()
+
+
+def test_folder_of_horrors(tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None) -> None:
+    """Every good row is purified, every bad row is in quarantine with its reason, and the counts add up."""
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    palette = picture.convert("P")
+    palette.info["transparency"] = 3
+    deep = Image.fromarray(rng.integers(0, 65536, (32, 32), dtype=np.uint16))
+    good = {
+        "16-bit png": as_bytes(deep),
+        "palette png with alpha": as_bytes(palette, transparency=3),
+        "cmyk jpeg": as_bytes(picture.convert("CMYK"), "JPEG"),
+        "grey png": as_bytes(picture.convert("L")),
+        **{f"plain {i}": as_bytes(picture.rotate(i * 7)) for i in range(16)},
+    }
+    bad = {
+        "truncated jpeg": (as_bytes(picture, "JPEG")[:-200], 1, "cannot be decoded"),
+        "text file": (b"these are no pixels", 1, "not a JPEG, PNG or WEBP image"),
+        "1x1 png": (as_bytes(picture.resize((1, 1))), 1, "1x1 pixels where 32x32 are expected"),
+        "label out of range": (as_bytes(picture), 10, "label 10 is outside of the 10 classes"),
+    }
+    images = [*good.values(), *(data for data, _, _ in bad.values())]
+    labels = [*(i % 10 for i in range(len(good))), *(label for _, label, _ in bad.values())]
+    names = [*good, *bad]
+    source = write(tmp_path / "in", struct_table(images, labels, name=names), groups=6)
+
+    args = (
+        "purify",
+        source,
+        tmp_path / "out",
+        "--preset",
+        "digits",
+        "--width",
+        "4",
+        "--epochs",
+        "1",
+        "--unit-rows",
+        "9",
+    )
+    code, _, err = cli(capsys, *args)
+    assert code == 3
+    assert "4 of 24 rows cannot be used, more than the limit of 1.0%" in err
+
+    code, out, err = cli(capsys, *args[:2], tmp_path / "out2", *args[3:], "--reject-limit", "0.2", "--json")
+    assert code == 0, err
+    result = json.loads(out.splitlines()[-1])
+    assert (result["rows_in"], result["rows_out"], result["rows_rejected"]) == (24, 20, 4)
+    purified = pq.read_table(tmp_path / "out2")
+    assert purified["name"].to_pylist() == list(good)
+    assert purified.schema.types == pq.read_table(source).schema.types
+    for row in purified["image"].to_pylist():
+        assert Image.open(io.BytesIO(row["bytes"])).size == (32, 32)
+    rejected = pa.concat_tables(
+        pq.read_table(file) for file in sorted((tmp_path / "out2/_raydvae/rejected").glob("*.parquet"))
+    )
+    reasons = dict(zip(rejected["name"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+    originals = dict(zip(rejected["name"].to_pylist(), rejected["image"].to_pylist(), strict=True))
+    assert reasons.keys() == bad.keys()
+    for name, (data, _, reason) in bad.items():
+        assert reason in reasons[name], name
+        assert originals[name]["bytes"] == data, "the original bytes are kept"
+    assert rejected["row_id"].to_pylist() == [f"train-0.parquet#{20 + i}" for i in range(4)]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes in this process too: what is tested here is not Ray."""
+    from raydvae.distributed.engine import RayEngine
+    from raydvae.engine import InProcess
+
+    monkeypatch.setattr(RayEngine, "map", lambda self, work, units: InProcess().map(work, units))
+
+
+def test_poison_purify_classify_inspect_and_report_belong_together(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    poisoned, purified = tmp_path / "poisoned", tmp_path / "purified"
+    code, out, _ = cli(capsys, "poison", "lsp", digits_folder, poisoned, "--ratio", "0.5", "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["rows_poisoned"] == 90
+    table = pq.read_table(poisoned / "_raydvae/poison.parquet")
+    assert table.column_names == ["row_id", "poisoned", "norm"]
+    assert sum(table["poisoned"].to_pylist()) == 90
+    norms = {p: n for p, n in zip(table["poisoned"].to_pylist(), table["norm"].to_pylist(), strict=True)}
+    assert norms[False] == 0
+    assert 0.5 < norms[True] <= 1
+
+    settings = ("--preset", "digits", "--width", "4", "--epochs", "1")
+    for _ in range(2):  # the second call says that it is complete
+        code, out, _ = cli(capsys, "purify", poisoned, purified, *settings, "--json")
+        assert code == 0
+        result = json.loads(out.splitlines()[-1])
+        assert {
+            "rows_in", "rows_out", "rows_rejected", "stage1_psnr", "stage2_psnr", "stage1_kld", "stage2_kld",
+            "seconds", "images_per_second", "report",
+        } <= result.keys()  # fmt: skip
+        assert set(result["seconds"]) == {"stage1", "pass1", "stage2", "pass3"}
+        assert set(result["images_per_second"]) == {"pass1", "pass3"}
+    page = Path(result["report"]).read_text()
+    assert "180" in page
+    assert page.count("<img") >= 10
+
+    ids = [i for unit in open_dataset(str(purified)).units() for i in unit.row_ids()]
+    assert ids == table["row_id"].to_pylist(), "a row keeps its id from step to step"
+
+    code, out, _ = cli(capsys, "inspect", purified, "--json")
+    about = json.loads(out.splitlines()[-1])
+    assert [step["kind"] for step in about["lineage"]] == ["purify", "poison"]
+    assert about["commits"] == {"pass1": 3, "pass3": 3}
+
+    args = ("classify", purified, "--test", digits_folder, "--model", "small", "--epochs", "1", "--batch", "16")
+    code, out, _ = cli(capsys, *args, "--json")
+    assert code == 0
+    assert {"test_acc", "train_acc", "seconds"} <= json.loads(out.splitlines()[-1]).keys()
+
+    (purified / "_raydvae/report.html").unlink()
+    code, out, _ = cli(capsys, "report", purified)
+    assert code == 0
+    assert (purified / "_raydvae/report.html").exists()
+
+
+def test_toml_of_a_run_repeats_it(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    from raydvae.config import dump_toml
+    from tests.conftest import small_config
+    from tests.purify.test_algorithm import hashes
+
+    (tmp_path / "my.toml").write_text(dump_toml(small_config(epochs=1)))
+    code, _, err = cli(capsys, "purify", digits_folder, tmp_path / "a", "--config", tmp_path / "my.toml")
+    assert code == 0, err
+    code, _, err = cli(
+        capsys,
+        "purify",
+        digits_folder,
+        tmp_path / "b",
+        "--preset",
+        "digits",
+        "--epochs",
+        "1",
+        "--width",
+        "4",
+        "--batch",
+        "32",
+        "--unit-rows",
+        "40",
+    )
+    assert code == 0, err
+    assert hashes(tmp_path / "a").keys() == hashes(tmp_path / "b").keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("kld = 1", "Unknown setting 'kld'"),
+        ("stage1.loss.kld_target = 'low'", "stage1.loss.kld_target is 'low'; it must be of type float"),
+        ("preset = 'mnist'", "There is no preset 'mnist'"),
+        ("this is not toml", "not valid TOML"),
+    ],
+)
+def test_a_wrong_toml_is_refused(
+    text: str, says: str, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my.toml").write_text(text)
+    code, _, err = cli(capsys, "purify", digits_folder, tmp_path / "out", "--config", tmp_path / "my.toml")
+    assert code == 2
+    assert says in err

@@ -1,0 +1,66 @@
+"""SIGKILL of the driver, in the middle of a pass and of a training; then the same command again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.purify.test_algorithm import hashes
+
+pytestmark = pytest.mark.ray
+SETTINGS = [
+    "--preset", "digits", "--width", "4", "--epochs", "6", "--batch", "16", "--unit-rows", "20", "--workers", "1",
+]  # fmt: skip
+
+
+def command(source: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "raydvae.cli.main", "purify", str(source), str(out), *SETTINGS, "--json"]
+
+
+def finish(source: Path, out: Path) -> dict[str, object]:
+    done = subprocess.run(command(source, out), capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def kill_when(source: Path, out: Path, reached: Callable[[], bool]) -> None:
+    process = subprocess.Popen(command(source, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not reached():
+        assert process.poll() is None, "the run ended before the moment to kill it came"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_in_pass_1_and_in_stage_2_it_ends_with_the_same_bytes(digits_folder: Path, tmp_path: Path) -> None:
+    source, straight, out = digits_folder, tmp_path / "straight", tmp_path / "killed"
+    expected = finish(source, straight)
+    home = out / "_raydvae"
+
+    kill_when(source, out, lambda: any(home.glob("commits/pass1/*.json")))
+    committed = sorted(home.glob("commits/pass1/*.json"))
+    assert 1 <= len(committed) < 9
+    before = {path: path.stat().st_mtime_ns for path in committed}
+
+    kill_when(source, out, lambda: (home / "stage2/state.safetensors").exists())
+    assert not (home / "stage2/model.safetensors").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in committed}, "a committed unit was done again"
+
+    result = finish(source, out)
+    assert hashes(out) == hashes(straight)
+    for key in ("rows_in", "rows_out", "rows_rejected", "stage1_psnr", "stage2_psnr", "stage1_kld", "stage2_kld"):
+        assert result[key] == expected[key], key
+    assert not [path for path in out.rglob("*") if path.name.startswith(".tmp-")]
+    shutil.rmtree(straight)
