@@ -22,7 +22,7 @@ class Classify:
     test: str
     """The same, to test on."""
     model: Literal["resnet18", "small"] = "resnet18"
-    """The paper's ResNet-18, or six convolutions for small machines."""
+    """The paper's ResNet-18, or seven convolutions for small machines."""
     epochs: int = 60
     """Epochs."""
     batch: int = 128

@@ -36,18 +36,19 @@ class ResNet18(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """Six convolutions in three stages: minutes instead of hours on two cores, and as easily fooled."""
+    """Seven convolutions in four stages: minutes instead of hours on two cores.
+
+    Its last features see the whole image, as those of ResNet-18 do; a net that sees only patches is harder to fool.
+    """
 
     def __init__(self, num_classes: int, width: int = 32) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
+        layers = _conv(3, width, 1)
         for stage in range(3):
-            out = width * 2**stage
-            layers += [*_conv(channels, out, 1 if stage == 0 else 2), *_conv(out, out, 1)]
-            channels = out
+            out = width * 2 ** (stage + 1)
+            layers += [*_conv(out // 2, out, 2), *_conv(out, out, 1)]
         self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, num_classes)
+        self.head = nn.Linear(8 * width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
