@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+
+import torch
 
 from raydvae.data.dataset import Unit
 from raydvae.engine import InProcess, Record, UnitWork, available_cores
@@ -19,11 +22,17 @@ class RayEngine:
 
     def __init__(self, workers: int = 1, address: str | None = None) -> None:
         self.workers = workers
-        self.address = address
+        self.address = address or os.environ.get("RAY_ADDRESS")  # a submitted job finds its cluster there
         self.device = pick_device()
         self._open = ExitStack()
 
     def __enter__(self) -> RayEngine:
+        if self.address is not None:
+            self.connect()
+            import ray
+
+            # This process may be on a head node without a GPU: what counts is what the cluster has.
+            self.device = torch.device("cuda" if ray.cluster_resources().get("GPU", 0) >= self.workers else "cpu")
         return self
 
     def __exit__(self, *error: object) -> None:

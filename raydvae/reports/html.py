@@ -225,7 +225,7 @@ def _histogram(data: ReportData) -> dict[str, Any]:
         window=window,
         marker=marker,
         title="Images",
-        xlabel="PSNR of input and output, dB",
+        xlabel="PSNR of x¹ and x³, dB",
         label=f"Histogram of PSNR(x1, x3) of {sum(counts):,} images; the median is {number(median, 3)} dB.",
     )
     outside = sum(
