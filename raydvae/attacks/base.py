@@ -41,10 +41,10 @@ def measure(delta: npt.NDArray[np.floating], norm: Norm) -> npt.NDArray[np.float
     """Return the norm of each image's change (N, H, W, 3); l0 counts pixels of which any channel changed."""
     values = delta.astype(np.float64)
     if norm == "l2":
-        return np.sqrt(np.square(values).sum(axis=(1, 2, 3)))
+        return np.asarray(np.sqrt(np.square(values).sum(axis=(1, 2, 3))))
     if norm == "linf":
-        return np.abs(values).max(axis=(1, 2, 3), initial=0.0)
-    return (values != 0).any(axis=3).sum(axis=(1, 2)).astype(np.float64)
+        return np.asarray(np.abs(values).max(axis=(1, 2, 3), initial=0.0))
+    return np.asarray((values != 0).any(axis=3).sum(axis=(1, 2)), dtype=np.float64)
 
 
 def apply(images: Array, noise: Floats, bound: Bound) -> Array:

@@ -58,5 +58,5 @@ def _vertices(count: int, dimensions: int, rng: np.random.Generator) -> npt.NDAr
     chosen: dict[bytes, npt.NDArray[np.float64]] = {}
     while len(chosen) < count:
         vertex = rng.integers(0, 2, dimensions)
-        chosen.setdefault(vertex.tobytes(), 2.0 * vertex - 1.0)
+        chosen.setdefault(vertex.tobytes(), 2.0 * vertex.astype(np.float64) - 1.0)
     return np.stack(list(chosen.values()))

@@ -29,9 +29,13 @@ class ResNet18(nn.Module):
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(channels, num_classes)
 
+    def features_of(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to what the last layer sees, (B, channels)."""
+        return self.features(x).mean(dim=(2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
-        return self.head(self.features(x).mean(dim=(2, 3)))
+        return self.head(self.features_of(x))
 
 
 class SmallNet(nn.Module):
@@ -48,9 +52,13 @@ class SmallNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(channels, num_classes)
 
+    def features_of(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to what the last layer sees, (B, channels)."""
+        return self.features(x).mean(dim=(2, 3))
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
-        return self.head(self.features(x).mean(dim=(2, 3)))
+        return self.head(self.features_of(x))
 
 
 def _conv(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
