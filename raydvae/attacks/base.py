@@ -28,7 +28,7 @@ class Bound:
 
 
 class Attack(Protocol):
-    """A poisoner of rows. It holds all it needs (clusters, frozen surrogates), so units can be poisoned in any order."""
+    """A poisoner of rows. It holds all it needs (clusters, frozen surrogates), so units go in any order."""
 
     bound: Bound
 
@@ -44,7 +44,7 @@ def measure(delta: npt.NDArray[np.floating], norm: Norm) -> npt.NDArray[np.float
         return np.asarray(np.sqrt(np.square(values).sum(axis=(1, 2, 3))))
     if norm == "linf":
         return np.asarray(np.abs(values).max(axis=(1, 2, 3), initial=0.0))
-    return np.asarray((values != 0).any(axis=3).sum(axis=(1, 2)), dtype=np.float64)
+    return np.asarray((values != 0).any(axis=3).sum(axis=(1, 2)), np.float64)
 
 
 def apply(images: Array, noise: Floats, bound: Bound) -> Array:

@@ -54,9 +54,11 @@ class LSP:
 def _vertices(count: int, dimensions: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Return ``count`` different vertices of the hypercube [-1, 1]^dimensions."""
     if count > 2**dimensions:
-        raise ConfigError(f"{count} classes need more than the {2**dimensions} patterns of this grid; use smaller patches.")
+        raise ConfigError(
+            f"{count} classes need more than the {2**dimensions} patterns of this grid; use smaller patches."
+        )
     chosen: dict[bytes, npt.NDArray[np.float64]] = {}
     while len(chosen) < count:
-        vertex = rng.integers(0, 2, dimensions)
-        chosen.setdefault(vertex.tobytes(), 2.0 * vertex.astype(np.float64) - 1.0)
+        vertex = rng.integers(0, 2, dimensions).astype(np.float64)
+        chosen.setdefault(vertex.tobytes(), 2.0 * vertex - 1.0)
     return np.stack(list(chosen.values()))

@@ -1,40 +1,57 @@
-"""Partial poisoning: which rows of a data set are poisoned.
-
-Every row draws a number from its id, and the rows with the smallest numbers are taken. So the choice is seeded, has an
-exact size, grows with the ratio (what is poisoned at 0.2 is poisoned at 0.4), and does not depend on how or in which
-order the rows are read.
-"""
+"""Which rows of a data set are poisoned when not all are: seeded, exact in number, and independent of sharding."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
 
+EVERY_CLASS = -1
 
-def select(rows: Iterable[tuple[str, int]], ratio: float, seed: int, stratified: bool = False) -> set[str]:
-    """Return the ids of the poisoned rows, of ``rows`` as pairs of row id and class number.
 
-    Exactly ``ratio`` of all rows, rounded half up. ``stratified`` takes the same share of every class, to within one
-    row; the total stays exact.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows whose key is at most their class's threshold; a worker can tell without knowing the other rows."""
+
+    seed: int
+    thresholds: dict[int, int]
+
+    def mask(self, row_ids: Sequence[str], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return which of the rows are poisoned."""
+        default = self.thresholds.get(EVERY_CLASS, -1)
+        return np.array(
+            [
+                _key(self.seed, row_id) <= self.thresholds.get(int(label), default)
+                for row_id, label in zip(row_ids, labels, strict=True)
+            ],
+            dtype=np.bool_,
+        )
+
+
+def select(rows: Iterable[tuple[str, int]], ratio: float, seed: int, stratified: bool = False) -> Selection:
+    """Choose round(ratio x N) of ``rows``, pairs of id and class; ``stratified`` does so within each class.
+
+    Raises `ConfigError` for a ratio outside of [0, 1].
     """
     if not 0 <= ratio <= 1:
-        raise ConfigError(f"The ratio of poisoned rows is {ratio}; give a share between 0 and 1.")
-    drawn: dict[int, list[tuple[int, str]]] = {}
+        raise ConfigError(f"The ratio of poisoned rows is {ratio}; give a number between 0 and 1.")
+    if ratio == 1:
+        return Selection(seed, {EVERY_CLASS: 2**63})
+    keys: dict[int, list[int]] = {}
     for row_id, label in rows:
-        drawn.setdefault(label if stratified else 0, []).append((derive(seed, "poison", row_id), row_id))
-    quotas = _quotas({label: len(found) for label, found in drawn.items()}, ratio)
-    return {row_id for label, found in drawn.items() for _, row_id in sorted(found)[: quotas[label]]}
+        keys.setdefault(label if stratified else EVERY_CLASS, []).append(_key(seed, row_id))
+    thresholds = {}
+    for label, values in keys.items():
+        count = math.floor(ratio * len(values) + 0.5)
+        thresholds[label] = sorted(values)[count - 1] if count else -1
+    return Selection(seed, thresholds)
 
 
-def _quotas(counts: dict[int, int], ratio: float) -> dict[int, int]:
-    """Share round(ratio · all) among classes: whole parts first, then one each by the largest remainder."""
-    exact = {label: ratio * count for label, count in counts.items()}
-    quotas = {label: math.floor(value) for label, value in exact.items()}
-    missing = math.floor(ratio * sum(counts.values()) + 0.5) - sum(quotas.values())
-    by_remainder = sorted(counts, key=lambda label: (quotas[label] - exact[label], label))
-    for label in by_remainder[: max(0, missing)]:
-        quotas[label] += 1
-    return quotas
+def _key(seed: int, row_id: str) -> int:
+    return derive(seed, "poisoned", row_id)

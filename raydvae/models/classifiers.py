@@ -1,4 +1,4 @@
-"""Classifiers: the CIFAR ResNet-18 that the paper reports (method of He et al. 2016), and a small one for small machines."""
+"""Classifiers: the CIFAR ResNet-18 that the paper reports (He et al. 2016), and one for small machines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raydvae.models.dvae import ResidualBlock
 
 
 class ResNet18(nn.Module):
-    """ResNet-18 for small images: 3x3 stem without pooling, four stages of two blocks, 11,173,962 parameters at C = 10."""
+    """ResNet-18 for small images: 3x3 stem, no pooling, four stages of two blocks; 11,173,962 parameters for C = 10."""
 
     def __init__(self, num_classes: int, width: int = 64) -> None:
         super().__init__()
@@ -31,15 +31,17 @@ class ResNet18(nn.Module):
 
     def features_of(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to what the last layer sees, (B, channels)."""
-        return self.features(x).mean(dim=(2, 3))
+        features: Tensor = self.features(x).mean(dim=(2, 3))
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
-        return self.head(self.features_of(x))
+        logits: Tensor = self.head(self.features_of(x))
+        return logits
 
 
 class SmallNet(nn.Module):
-    """Six convolutions in three stages: minutes instead of hours on two cores, and as easily fooled as its big sister."""
+    """Six convolutions in three stages: minutes instead of hours on two cores, and as easily fooled."""
 
     def __init__(self, num_classes: int, width: int = 32) -> None:
         super().__init__()
@@ -54,11 +56,13 @@ class SmallNet(nn.Module):
 
     def features_of(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to what the last layer sees, (B, channels)."""
-        return self.features(x).mean(dim=(2, 3))
+        features: Tensor = self.features(x).mean(dim=(2, 3))
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
-        return self.head(self.features_of(x))
+        logits: Tensor = self.head(self.features_of(x))
+        return logits
 
 
 def _conv(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
