@@ -136,7 +136,9 @@ class EMConfig:
         _choice("wise", self.wise, EMWise)
         _choice("view", self.view, NoiseView)
         if self.wise == "class" and self.view == "augmented":
-            raise ConfigError("view 'augmented' belongs to sample-wise noise; class-wise noise has no view of an image.")
+            raise ConfigError(
+                "view 'augmented' belongs to sample-wise noise; class-wise noise has no view of an image."
+            )
 
     @property
     def step_size(self) -> float:
@@ -250,7 +252,7 @@ class SEPConfig:
         """Return the epochs (from 0) after which checkpoints are kept: equidistant, the last one included."""
         if epochs < self.count:
             raise ConfigError(
-                f"{epochs} epochs have no {self.count} checkpoints; train the surrogate for more steps or lower checkpoints."
+                f"{epochs} epochs have no {self.count} checkpoints; take more surrogate steps or fewer checkpoints."
             )
         return [(index + 1) * epochs // self.count - 1 for index in range(self.count)]
 
@@ -300,7 +302,9 @@ class NTGAConfig:
 
 def _bound(name: str, size: float, paper: str) -> None:
     if not 0 < size < math.inf:
-        raise ConfigError(f"The {name} norm is {size}; give a positive number in units of [0, 1] images (paper: {paper}).")
+        raise ConfigError(
+            f"The {name} norm is {size}; give a positive number in units of [0, 1] images (paper: {paper})."
+        )
 
 
 def _step(step: float) -> None:

@@ -1,13 +1,14 @@
 """EM: error-minimizing noise (Huang et al., "Unlearnable Examples", ICLR 2021), as in REM's code.
 
-Noise and classifier both minimize the training loss. The classifier is trained by the project's loop with `EMTask`: each
-step crafts fresh noise for its batch of random views, then learns from the noisy batch. Once it is trained, a last pass
-crafts the noise that is kept, for the images as they are (the published code crafts it for random views, and then adds
-it to the images as they are; ``view`` "augmented" does the same). Its 80 rows of stale noise are not reproduced.
+Noise and classifier both minimize the training loss. The classifier is trained by the project's loop with `EMTask`:
+each step crafts fresh noise for its batch of random views, then learns from the noisy batch. Once it is trained, a last
+pass crafts the noise that is kept, for the images as they are (the published code crafts it for random views, and then
+adds it to the images as they are; ``view`` "augmented" does the same). Its 80 rows of stale noise are not reproduced.
 
-While training, noise is crafted with the batch's own statistics in batch normalization (the published code takes running
-ones): the loop keeps running statistics once for all workers and not in the replicas, whose own would make a step depend
-on what ran before it. The crafting passes leave no trace, because the last forward pass is that of the training step.
+While training, noise is crafted with the batch's own statistics in batch normalization (the published code takes
+running ones): the loop keeps running statistics once for all workers and not in the replicas, whose own would make a
+step depend on what ran before it. The crafting passes leave no trace, because the last forward pass is that of the
+training step.
 
 Class-wise noise ties the noise of a class: its gradient is summed over the class's images, in the batch while training
 and in a sample of the data set at the end.
@@ -53,7 +54,7 @@ class EMTask:
         training = self.config.surrogate
         x = draw_view(draws, x.shape[2], x.shape[3], training.crop_padding, training.flip)(x)
         if self.config.wise == "class":
-            start = (2 * torch.rand(self.num_classes, *x.shape[1:], generator=generator, device=x.device) - 1)
+            start = 2 * torch.rand(self.num_classes, *x.shape[1:], generator=generator, device=x.device) - 1
             delta = class_descent(model, [(x, y)], start * self.config.norm, self.config)[y]
         else:
             delta = sample_descent(model, x, y, draws, self.config)
@@ -131,9 +132,7 @@ def class_descent(
         gradient = torch.zeros_like(delta)
         for x, y in batches:
             members = F.one_hot(y, len(delta)).to(delta.dtype)
-            own = input_gradient(
-                _noisy_loss(model, x, y), delta[y]
-            )
+            own = input_gradient(_noisy_loss(model, x, y), delta[y])
             gradient += (members.T @ own.flatten(1)).view_as(delta)
         delta = (delta - config.step_size * gradient.sign()).clamp(-config.norm, config.norm)
     return delta

@@ -81,7 +81,8 @@ class NTGA:
                 for total, part in zip((gradient, to_weights), torch.autograd.grad(loss, (x, leaf)), strict=True):
                     total += part
             (through,) = torch.autograd.grad(weights, x, to_weights)
-        return gradient + through
+        out: Tensor = gradient + through
+        return out
 
 
 def train(train_kernel: Tensor, targets: Tensor, config: NTGAConfig) -> Tensor:
@@ -104,7 +105,8 @@ class _Trained(torch.autograd.Function):
         values, vectors = torch.linalg.eigh(matrix)
         ctx.save_for_backward(values, vectors)
         ctx.c = c
-        return vectors * _decay(values, c) @ vectors.T
+        out: Tensor = vectors * _decay(values, c) @ vectors.T
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

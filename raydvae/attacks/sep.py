@@ -117,9 +117,7 @@ class SEP:
         if self.config.variant == "plain":
             return input_gradient(lambda z: F.cross_entropy(model(z), targets, reduction="sum"), x)
         goal = self.class_means[index if means_of is None else means_of].to(x)[targets]
-        return input_gradient(
-            lambda z: (cast(Featured, model).features_of(z) - goal).square().mean(dim=1).sum(), x
-        )
+        return input_gradient(lambda z: (cast(Featured, model).features_of(z) - goal).square().mean(dim=1).sum(), x)
 
     def _reduced(
         self, step: int, x: Tensor, delta: Tensor, targets: Tensor, gradients: Sequence[Tensor], mean: Tensor

@@ -57,7 +57,9 @@ def describe(
 ) -> PoisonStatistics:
     """Compare ``poisoned`` with ``clean`` images (N, H, W, 3) uint8 of classes ``labels`` (N,)."""
     if clean.shape != poisoned.shape:
-        raise DataError(f"Clean images are {clean.shape} and poisoned ones {poisoned.shape}; they must be the same rows.")
+        raise DataError(
+            f"Clean images are {clean.shape} and poisoned ones {poisoned.shape}; they must be the same rows."
+        )
     if not len(clean):
         raise DataError("There are no poisoned rows to describe.")
     delta = (poisoned.astype(np.float64) - clean) / 255

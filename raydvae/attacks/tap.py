@@ -1,7 +1,7 @@
 """TAP: targeted adversarial poisoning (Fowl et al., "Adversarial Examples Make Strong Poisons", NeurIPS 2021).
 
-Every image is moved, by steps against a classifier trained on clean images, towards the class after its own. As in REM's
-code, which made the paper's noise, each step sees a fresh random view of the image.
+Every image is moved, by steps against a classifier trained on clean images, towards the class after its own. As in
+REM's code, which made the paper's noise, each step sees a fresh random view of the image.
 """
 
 from __future__ import annotations

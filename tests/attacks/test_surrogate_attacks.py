@@ -56,7 +56,12 @@ def class_means(models: Sequence[torch.nn.Module]) -> list[Tensor]:
 def make_sep(norm: float, variant: str, means: str = "own") -> SEP:
     models = [net(1), net(2)]
     config = SEPConfig(
-        norm=norm, variant=variant, checkpoints=2, steps=3, inner_steps=3, class_means=means  # type: ignore[arg-type]
+        norm=norm,
+        variant=variant,
+        checkpoints=2,
+        steps=3,
+        inner_steps=3,
+        class_means=means,  # type: ignore[arg-type]
     )
     return SEP(config, models, CLASSES, class_means(models) if variant != "plain" else ())
 
@@ -159,7 +164,9 @@ def test_sep_fa_gradient_is_that_of_each_image_by_itself() -> None:
     for row in range(3):
         single = x[row : row + 1].clone().requires_grad_()
         feature = model.features(single).mean(dim=(2, 3))[0]  # type: ignore[operator]
-        loss = sum(((feature[d] - attack.class_means[0][targets[row], d]) ** 2 / 16 for d in range(16)), torch.zeros(()))
+        loss = sum(
+            ((feature[d] - attack.class_means[0][targets[row], d]) ** 2 / 16 for d in range(16)), torch.zeros(())
+        )
         loss.backward()
         torch.testing.assert_close(attack.gradient(0, x, targets)[row], single.grad[0], rtol=1e-9, atol=1e-14)
 
@@ -199,7 +206,9 @@ def test_views_are_padded_crops_and_flips() -> None:
     seen = set()
     for image, out in zip(padded, view(x), strict=True):
         candidates = {
-            (i, j, flip): torch.equal(out, image[:, i : i + 5, j : j + 5].flip(2) if flip else image[:, i : i + 5, j : j + 5])
+            (i, j, flip): torch.equal(
+                out, image[:, i : i + 5, j : j + 5].flip(2) if flip else image[:, i : i + 5, j : j + 5]
+            )
             for i in range(5)
             for j in range(5)
             for flip in (False, True)
