@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,33 +17,63 @@ def rows_of(count: int, dimensions: int = 12, seed: int = 0) -> Tensor:
     return torch.rand(count, dimensions, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def expectation(function: Callable[[np.ndarray], np.ndarray], k: np.ndarray) -> float:
+    """E[f(u) f(v)] of Gaussian (u, v) of covariance ``k`` (2, 2), by the midpoint rule in two dimensions."""
+    t = (np.arange(1500) + 0.5) / 1500 * 14 - 7
+    weights = np.exp(-(t**2) / 2)
+    weights /= weights.sum()
+    factor = np.linalg.cholesky(k)
+    v = factor[1, 0] * t[:, None] + factor[1, 1] * t
+    return float(weights @ (function(factor[0, 0] * t)[:, None] * function(v)) @ weights)
+
+
+@pytest.mark.parametrize("net", ["erf", "relu"])
+def test_the_kernel_is_the_recursion_over_gaussian_expectations(net: NTGANet) -> None:
+    config = NTGAConfig(net=net, depth=3)
+    if net == "erf":
+        functions = lambda u: torch.erf(torch.from_numpy(u)).numpy(), lambda u: 2 / math.sqrt(math.pi) * np.exp(-(u**2))
+    else:
+        functions = lambda u: np.maximum(u, 0), lambda u: (u > 0).astype(float)
+    rows = rows_of(3)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        pair = rows[[i, j]].numpy()
+        k, tangent = pair @ pair.T / 12, 0.0
+        for _ in range(3):
+            k = config.weight_variance * k + config.bias_variance
+            tangent = k[0, 1] + config.weight_variance * tangent
+            tangent *= expectation(functions[1], k)
+            diagonal = [expectation(functions[0], np.full((2, 2), k[n, n]) + 1e-9 * np.eye(2)) for n in (0, 1)]
+            cross = expectation(functions[0], k)
+            k = np.array([[diagonal[0], cross], [cross, diagonal[1]]])
+        assert float(kernel(rows[[i]], rows[[j]], config)) == pytest.approx(tangent, rel=2e-3)
+
+
 @pytest.mark.parametrize("net", ["erf", "relu"])
 def test_the_kernel_is_the_gradients_product_of_a_wide_random_net(net: NTGANet) -> None:
     config = NTGAConfig(net=net, depth=2)
     x = rows_of(4)
     generator = torch.Generator().manual_seed(1)
     activation = torch.erf if net == "erf" else torch.relu
-    width, estimates = 1024, []
-    for _ in range(6):
-        sizes = [(12, width), (width, 8)]
-        parameters = [
-            torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
-            for inputs, outputs in sizes
-            for shape in ((inputs, outputs), (outputs,))
-        ]
-        h = x
-        for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-            scale = math.sqrt(config.weight_variance / len(weight))
-            h = activation(h @ weight * scale + bias * math.sqrt(config.bias_variance))
-        for unit in range(8):
-            grads = [
-                torch.cat([g.flatten() for g in torch.autograd.grad(h[row, unit], parameters, retain_graph=True)])
-                for row in range(4)
-            ]
-            estimates.append(torch.stack(grads) @ torch.stack(grads).T)
-    mean = torch.stack(estimates).mean(dim=0)
-    spread = torch.stack(estimates).std(dim=0) / math.sqrt(len(estimates))
-    assert ((kernel(x, x, config) - mean).abs() < 4 * spread + 1e-3).all()
+    width, units, nets = 2048, 256, 8
+    estimate = torch.zeros(4, 4, dtype=torch.float64)
+    for _ in range(nets):
+        w1, b1, w2, b2 = (
+            torch.randn(shape, dtype=torch.float64, generator=generator)
+            for shape in ((12, width), (width,), (width, units), (units,))
+        )
+        scales = math.sqrt(config.weight_variance / 12), math.sqrt(config.weight_variance / width)
+        bias = math.sqrt(config.bias_variance)
+        u1 = (x @ w1 * scales[0] + b1 * bias).requires_grad_()
+        h1 = activation(u1)
+        u2 = (h1 @ w2 * scales[1] + b2 * bias).requires_grad_()
+        (slope1,) = torch.autograd.grad(h1.sum(), u1, retain_graph=True)
+        (slope2,) = torch.autograd.grad(activation(u2).sum(), u2)
+        # The chain rule by hand, for all outputs: layer 2's own weights and bias, then layer 1's behind them.
+        behind = slope1[:, None] * (w2 * scales[1]).T  # (4, units, width)
+        own = scales[1] ** 2 * h1.detach() @ h1.detach().T + bias**2
+        first = torch.einsum("auw,buw->ab", behind, behind) / units * (scales[0] ** 2 * x @ x.T + bias**2)
+        estimate += slope2 @ slope2.T / units * (own + first) / nets
+    torch.testing.assert_close(kernel(x, x, config), estimate, rtol=0.04, atol=0)
 
 
 def test_one_layer_of_relu_is_the_arc_cosine_kernel() -> None:

@@ -24,6 +24,7 @@ from raydvae.attacks.tap import TAP
 from raydvae.attacks.transforms import RowDraws, draw_view
 from raydvae.errors import ConfigError, DataError
 from raydvae.models.classifiers import SmallNet
+from raydvae.seeds import derive
 from raydvae.training.feed import ImageSet
 from raydvae.training.loop import TrainState, train
 
@@ -185,6 +186,31 @@ def test_variance_reduction_is_none_for_one_checkpoint_and_the_published_means_d
     assert np.array_equal(plain, reduced)
 
 
+def test_variance_reduced_steps_are_those_of_the_published_loop() -> None:
+    attack = make_sep(8 / 255, "fa-vr")
+    config = attack.config
+    images, labels = rows_of(4)
+    x = torch.from_numpy(images).double().permute(0, 3, 1, 2) / 255
+    targets = torch.from_numpy((labels + 1) % CLASSES)
+    current = x.clone()
+
+    def step(point: Tensor, direction: Tensor) -> Tensor:
+        moved = point - direction.sign() / 255
+        return torch.minimum(torch.maximum(moved, x - 8 / 255), x + 8 / 255).clamp(0, 1)
+
+    for outer in range(config.steps):
+        each = [attack.gradient(index, current, targets) for index in (0, 1)]
+        mean, inner, direction = (each[0] + each[1]) / 2, current, torch.zeros_like(x)
+        generator = torch.Generator().manual_seed(derive(config.seed, "sep", outer))
+        for _ in range(config.inner_steps):
+            index = int(torch.randint(2, (), generator=generator))
+            direction = direction + attack.gradient(index, inner, targets) - (each[index] - mean)
+            inner = step(inner, direction)
+        current = step(current, direction)
+    expected = (current - x).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(attack.noise(images, labels, list("abcd")), expected, atol=1e-7)
+
+
 def test_class_features_do_not_depend_on_the_split() -> None:
     images, labels = rows_of(7, 10)
     labels[:3] = [0, 1, 2]
@@ -217,6 +243,12 @@ def test_views_are_padded_crops_and_flips() -> None:
         assert len(matches) == 1
         seen.add(matches[0])
     assert len(seen) > 3
+    many = draw_view(RowDraws(0, "test", [str(row) for row in range(800)], x.device), 5, 5, 2, flip=True)
+    kinds = {
+        (tuple(rows.flatten().tolist()), tuple(c.flatten().tolist()))
+        for rows, c in zip(many.rows, many.columns, strict=True)
+    }
+    assert len(kinds) == 5 * 5 * 2  # every shift, mirrored or not
 
 
 @pytest.mark.parametrize(
