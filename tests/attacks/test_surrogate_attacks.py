@@ -14,10 +14,10 @@ from torch import Tensor
 
 from raydvae.attacks.base import Attack, apply, measure
 from raydvae.attacks.configs import EMConfig, NTGAConfig, REMConfig, SEPConfig, SurrogateConfig, TAPConfig
-from raydvae.attacks.em import EM, ClassNoise, EMTask, craft_class_noise
+from raydvae.attacks.em import EM, ClassNoise, EMTask, class_descent, craft_class_noise
 from raydvae.attacks.ntga import NTGA
 from raydvae.attacks.pgd import project, sign_descent
-from raydvae.attacks.rem import REM, REMTask
+from raydvae.attacks.rem import REM, REMTask, inner_attack
 from raydvae.attacks.sep import SEP, ClassFeatures
 from raydvae.attacks.surrogate import SurrogateTask, build_surrogate
 from raydvae.attacks.tap import TAP
@@ -270,6 +270,27 @@ def test_a_resumed_surrogate_is_the_undisturbed_one(task: SurrogateTask | EMTask
     resumed = train(task, data, config, seed=1, resume=states[0])
     assert straight.epoch == 2
     assert all(torch.equal(value, resumed.model[name]) for name, value in straight.model.items())
+
+
+def test_the_inner_attack_raises_the_loss_within_its_radius() -> None:
+    images, labels = rows_of(2, 9)
+    config = REMConfig(surrogate=SMALL)
+    x, y = torch.from_numpy(images).double().permute(0, 3, 1, 2) / 255, torch.from_numpy(labels)
+    model = net().eval()
+    attack = inner_attack(model, x, y, RowDraws(0, "test", list("abcdefghi"), x.device), config)
+    assert attack.abs().max() <= config.radius * (1 + 1e-9)
+    assert F.cross_entropy(model(x + attack), y) > F.cross_entropy(model(x), y)
+
+
+def test_class_noise_sums_over_all_batches() -> None:
+    images, _ = rows_of(5, 9)
+    x, y = torch.from_numpy(images).double().permute(0, 3, 1, 2) / 255, torch.arange(9) % CLASSES
+    start = torch.zeros(CLASSES, *x.shape[1:], dtype=torch.float64)
+    config = EMConfig(wise="class", steps=3, surrogate=SMALL)
+    model = net().eval()
+    whole = class_descent(model, [(x, y)], start, config)
+    parts = class_descent(model, [(x[:4], y[:4]), (x[4:], y[4:])], start, config)
+    torch.testing.assert_close(whole, parts)
 
 
 def test_wrong_use_is_refused() -> None:
