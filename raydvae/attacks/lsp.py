@@ -9,31 +9,16 @@ the same distribution is drawn a row at a time, seeded by the row's id, so that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from raydvae.attacks.base import Array, Bound, Floats
+from raydvae.attacks.configs import LSPConfig
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
 
 CLASS_SEPARATION = 10.0  # as published: half the side of the hypercube, in units of the clusters' own noise
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LSPConfig:
-    """The paper's values: l2 norm 1.0 (images in [0, 1]), patches of 8 pixels."""
-
-    norm: float = 1.0
-    patch: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.norm > 0:
-            raise ConfigError(f"The l2 norm is {self.norm}; give a positive number (the paper's are 1.0 and 4.0).")
-        if self.patch < 1:
-            raise ConfigError(f"patch is {self.patch}; give the side of a patch in pixels (the paper's is 8).")
 
 
 class LSP:

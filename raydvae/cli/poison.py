@@ -38,7 +38,8 @@ class Poison:
 
     def run(self) -> None:
         """Poison."""
-        from raydvae.attacks.lsp import LSP, LSPConfig
+        from raydvae.attacks.configs import LSPConfig
+        from raydvae.attacks.lsp import LSP
         from raydvae.attacks.poisoning import PoisonWork, poison, rows_of
         from raydvae.attacks.selection import select
         from raydvae.data.dataset import find_classes, open_dataset, probe_size

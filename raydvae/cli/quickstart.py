@@ -35,7 +35,8 @@ class Quickstart:
     def run(self) -> None:
         """Run all of it."""
         started = time.monotonic()
-        from raydvae.attacks.lsp import LSP, LSPConfig
+        from raydvae.attacks.configs import LSPConfig
+        from raydvae.attacks.lsp import LSP
         from raydvae.attacks.poisoning import PoisonWork, poison
         from raydvae.attacks.selection import select
         from raydvae.data.dataset import Dataset, find_classes, open_dataset

@@ -29,9 +29,14 @@ class ResNet18(nn.Module):
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(channels, num_classes)
 
+    def features_of(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to what the last layer sees, (B, channels)."""
+        features: Tensor = self.features(x).mean(dim=(2, 3))
+        return features
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
-        logits: Tensor = self.head(self.features(x).mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.features_of(x))
         return logits
 
 
@@ -50,9 +55,14 @@ class SmallNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(8 * width, num_classes)
 
+    def features_of(self, x: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [0, 1] to what the last layer sees, (B, channels)."""
+        features: Tensor = self.features(x).mean(dim=(2, 3))
+        return features
+
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [0, 1] to logits (B, C)."""
-        logits: Tensor = self.head(self.features(x).mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.features_of(x))
         return logits
 
 
