@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from raydvae.attacks.base import Array, Attack, apply, measure
-from raydvae.attacks.selection import Selection
+from raydvae.attacks.base import Array, Attack, Floats, apply, measure
+from raydvae.attacks.configs import NTGAConfig
+from raydvae.attacks.recipes import Recipe, prepare
+from raydvae.attacks.selection import Selection, select
 from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
 from raydvae.data.manifest import Run, check_rejected, parquet_bytes
 from raydvae.engine import Engine, Watch, apply_to_units
 
+BATCH = 128
 PARTS = "work/poison"
 TABLE = "poison.parquet"
 
@@ -29,28 +32,45 @@ class PoisonWork:
     run: Run
     data: Dataset
     classes: Classes
-    image_size: int
-    attack: Attack
+    recipe: Recipe
     selection: Selection
     name: str = "poison"
+    attack: Attack | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"attack": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def read(self, unit: Unit) -> Rows:
         """Read and decode one unit."""
-        return decode_rows(self.data, unit, self.data.read(unit), self.classes, self.image_size)
+        return decode_rows(self.data, unit, self.data.read(unit), self.classes, self.recipe.image_size)
 
     def load(self, device: torch.device) -> None:
-        """Nothing to load: the attack holds what it needs."""
+        """Load the surrogates or statistics of the attack."""
+        self.attack = self.recipe.build(device)
 
     def compute(self, rows: Rows) -> tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
         """Return poisoned images, which rows are poisoned, and the norm of each row's change."""
+        assert self.attack is not None
         mask = self.selection.mask(rows.row_ids, rows.labels)
         out = rows.images.copy()
         if mask.any():
             ids = [row_id for row_id, chosen in zip(rows.row_ids, mask, strict=True) if chosen]
-            noise = self.attack.noise(rows.images[mask], rows.labels[mask], ids)
+            noise = self._noise(rows.images[mask], rows.labels[mask], ids)
             out[mask] = apply(rows.images[mask], noise, self.attack.bound)
         change = (out.astype(np.float64) - rows.images) / 255
         return out, mask, measure(change, self.attack.bound.norm)
+
+    def _noise(self, images: Array, labels: npt.NDArray[np.int64], ids: list[str]) -> Floats:
+        # Batches of fixed size from the unit's first row: some noise depends on its batch in the last bit.
+        assert self.attack is not None
+        config = self.recipe.config
+        size = config.block_rows if isinstance(config, NTGAConfig) else BATCH
+        parts = [slice(start, start + size) for start in range(0, len(images), size)]
+        return np.concatenate([self.attack.noise(images[part], labels[part], ids[part]) for part in parts])
 
     def commit(
         self, rows: Rows, result: tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]
@@ -62,15 +82,32 @@ class PoisonWork:
         return self.run.commit(self.name, self.data, rows, out, notes={"rows_poisoned": int(mask.sum())})
 
 
-def poison(work: PoisonWork, config: dict[str, Any], engine: Engine, watch: Watch | None = None) -> dict[str, int]:
-    """Poison a data set into ``work.run``'s folder, or go on with it; return the counts of rows."""
-    run, data = work.run, work.data
-    run.open("poison", config, data, {"classes": {"count": work.classes.count, "names": work.classes.names}})
-    apply_to_units(engine, run, work, data, watch)
+def poison(
+    recipe: Recipe,
+    data: Dataset,
+    classes: Classes,
+    run: Run,
+    engine: Engine,
+    *,
+    ratio: float = 1.0,
+    stratified: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, int]:
+    """Poison a data set into ``run``'s folder, or go on with it; return the counts of rows.
+
+    ``ratio`` of the rows are poisoned, or of each class's if ``stratified``; the others keep their pixels.
+    """
+    chosen = rows_of(data, classes) if 0 < ratio < 1 else ()
+    selection = select(chosen, ratio, recipe.config.seed, stratified)
+    about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
+    run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+    work = PoisonWork(run, data, classes, recipe, selection)
+    if len(run.done(work.name)) < len(data.units()):
+        prepare(recipe, data, classes, engine, watch)
+        apply_to_units(engine, run, work, data, watch)
     records = run.records(work.name)
-    counts = {
-        key: sum(record[key] for record in records) for key in ("rows_in", "rows_out", "rows_rejected", "rows_poisoned")
-    }
+    names = ("rows_in", "rows_out", "rows_rejected", "rows_poisoned")
+    counts = {name: sum(record[name] for record in records) for name in names}
     check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"{run.home.uri}/rejected")
     if not run.home.exists(TABLE):
         parts = [run.home.read(f"{PARTS}/{record['unit']}.parquet") for record in records]

@@ -36,9 +36,8 @@ class Quickstart:
         """Run all of it."""
         started = time.monotonic()
         from raydvae.attacks.configs import LSPConfig
-        from raydvae.attacks.lsp import LSP
-        from raydvae.attacks.poisoning import PoisonWork, poison
-        from raydvae.attacks.selection import select
+        from raydvae.attacks.poisoning import poison
+        from raydvae.attacks.recipes import Recipe
         from raydvae.data.dataset import Dataset, find_classes, open_dataset
         from raydvae.data.importing import import_dataset
         from raydvae.data.manifest import Run
@@ -68,9 +67,9 @@ class Quickstart:
                 return classify(data, test, classes, config.image_size, settings, store, engine, watch).test_acc
 
             before = accuracy("clean", clean)
-            lsp = LSP(attack, config.image_size, classes.count)
-            work = PoisonWork(Run(home.sub("poisoned")), clean, classes, config.image_size, lsp, select((), 1.0, 0))
-            poison(work, {"attack": "lsp", **dataclasses.asdict(attack)}, InProcess(), watch)
+            run = Run(home.sub("poisoned"))
+            recipe = Recipe(attack, config.image_size, classes.count, run.home)
+            poison(recipe, clean, classes, run, InProcess(), watch=watch)
             poisoned = open_dataset(home.sub("poisoned").uri, config.data)
             during = accuracy("poisoned", poisoned)
             say("— D-VAE purifies them")

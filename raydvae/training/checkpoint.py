@@ -54,9 +54,18 @@ def save_model(store: Store, state: TrainState, about: dict[str, Any]) -> None:
     store.delete(STATE)
 
 
-def load_model(store: Store, about: dict[str, Any] | None = None) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+def keep_model(store: Store, state: TrainState, about: dict[str, Any]) -> None:
+    """Publish the weights after an epoch in the middle, beside the final ones."""
+    tensors = {k: v.contiguous() for k, v in state.model.items()}
+    meta = {"format": FORMAT, "about": _stable(about), "history": json.dumps(state.history)}
+    store.write(f"kept/epoch-{state.epoch:06d}.safetensors", save(tensors, metadata=meta))
+
+
+def load_model(
+    store: Store, about: dict[str, Any] | None = None, name: str = MODEL
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Return final weights and metrics of a finished training; with ``about`` they must belong to those settings."""
-    tensors, meta = _read(store, MODEL)
+    tensors, meta = _read(store, name)
     if about is not None:
         _check_about(meta, about, store)
     return tensors, json.loads(meta["history"])

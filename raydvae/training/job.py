@@ -16,7 +16,15 @@ from raydvae.config import TrainConfig
 from raydvae.data.dataset import Classes, Dataset, Unit, decode_rows
 from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
-from raydvae.training.checkpoint import METRICS, load_model, load_state, save_model, save_state, write_metrics
+from raydvae.training.checkpoint import (
+    METRICS,
+    keep_model,
+    load_model,
+    load_state,
+    save_model,
+    save_state,
+    write_metrics,
+)
 from raydvae.training.feed import ImageSet
 from raydvae.training.group import Alone, Group
 from raydvae.training.loop import Task, TrainState, train
@@ -28,7 +36,8 @@ Progress = Callable[[dict[str, float]], None]
 class TrainJob:
     """One training. Running it again goes on from its last epoch, or returns at once when it is finished.
 
-    ``config.slices`` must be settled beforehand (`resolve_slices`): it is part of what makes the result.
+    ``keep`` are the epochs (from 0) after which the weights are kept too. ``config.slices`` must be settled beforehand
+    (`resolve_slices`): it is part of what makes the result.
     """
 
     name: str
@@ -39,6 +48,7 @@ class TrainJob:
     config: TrainConfig
     seed: int
     store: Store
+    keep: tuple[int, ...] = ()
 
     @property
     def about(self) -> dict[str, Any]:
@@ -80,6 +90,8 @@ def run_job(
 
     def on_epoch(state: TrainState, metrics: dict[str, float]) -> None:
         if first:
+            if state.epoch - 1 in job.keep:
+                keep_model(job.store, state, job.about)
             save_state(job.store, state, job.about)
             write_metrics(job.store, state.history)
         if progress is not None:

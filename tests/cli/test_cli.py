@@ -28,7 +28,9 @@ def cli(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 FLAGS = {
     "quickstart": "--json --out --seed --workers",
     "import": "--classes --format --json --limit-per-class --rows-per-shard --split --storage-option",
-    "poison": "--json --norm --ratio --seed --storage-option --stratified --workers",
+    "poison": "--adversarial-norm --block-rows --checkpoints --class-means --draws --image-size --inner-steps --json --net "
+    "--norm --patch --ratio --seed --steps --storage-option --stratified --surrogate-batch --surrogate-lr --surrogate-model "
+    "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers",
     "classify": "--batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
