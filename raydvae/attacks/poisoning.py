@@ -21,6 +21,7 @@ from raydvae.data.manifest import Run, check_rejected, parquet_bytes
 from raydvae.engine import Engine, Watch, apply_to_units
 
 BATCH = 128
+STEP = "poison"
 PARTS = "work/poison"
 TABLE = "poison.parquet"
 
@@ -34,7 +35,7 @@ class PoisonWork:
     classes: Classes
     recipe: Recipe
     selection: Selection
-    name: str = "poison"
+    name: str = STEP
     attack: Attack | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,10 +77,32 @@ class PoisonWork:
         self, rows: Rows, result: tuple[Array, npt.NDArray[np.bool_], npt.NDArray[np.float64]]
     ) -> dict[str, Any]:
         """Publish the unit, and beside the data which rows were poisoned, and how much."""
-        out, mask, norms = result
-        table = pa.table({"row_id": rows.row_ids, "poisoned": mask, "norm": norms})
-        self.run.home.write(f"{PARTS}/{rows.unit.file}", parquet_bytes(table))
-        return self.run.commit(self.name, self.data, rows, out, notes={"rows_poisoned": int(mask.sum())})
+        return publish(self.run, self.data, rows, *result)
+
+
+def publish(
+    run: Run,
+    data: Dataset,
+    rows: Rows,
+    out: Array,
+    mask: npt.NDArray[np.bool_],
+    norms: npt.NDArray[np.float64],
+) -> dict[str, Any]:
+    """Publish a poisoned unit: its part of the table of poisoned rows, its file, and the record."""
+    table = pa.table({"row_id": rows.row_ids, "poisoned": mask, "norm": norms})
+    run.home.write(f"{PARTS}/{rows.unit.file}", parquet_bytes(table))
+    return run.commit(STEP, data, rows, out, notes={"rows_poisoned": int(mask.sum())})
+
+
+def collect(run: Run) -> dict[str, int]:
+    """Put the parts of the table of poisoned rows together, once, and return the counts of rows."""
+    records = run.records(STEP)
+    if not run.home.exists(TABLE):
+        parts = [run.home.read(f"{PARTS}/{record['unit']}.parquet") for record in records]
+        run.home.write(TABLE, parquet_bytes(pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)))
+        run.home.delete(PARTS)
+    names = ("rows_in", "rows_out", "rows_rejected", "rows_poisoned")
+    return {name: sum(record[name] for record in records) for name in names}
 
 
 def poison(
@@ -105,14 +128,8 @@ def poison(
     if len(run.done(work.name)) < len(data.units()):
         prepare(recipe, data, classes, engine, watch)
         apply_to_units(engine, run, work, data, watch)
-    records = run.records(work.name)
-    names = ("rows_in", "rows_out", "rows_rejected", "rows_poisoned")
-    counts = {name: sum(record[name] for record in records) for name in names}
+    counts = collect(run)
     check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"{run.home.uri}/rejected")
-    if not run.home.exists(TABLE):
-        parts = [run.home.read(f"{PARTS}/{record['unit']}.parquet") for record in records]
-        run.home.write(TABLE, parquet_bytes(pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)))
-        run.home.delete(PARTS)
     return counts
 
 

@@ -8,14 +8,19 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import finish, storage_options
+from raydvae.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Inspect:
     """Tell what a data set holds: rows, classes, image sizes, shards, commits, lineage."""
 
-    dataset: Positional[str]
+    dataset: Positional[str | None] = None
     """Folder, file, glob or URI of parquet files."""
+    poison: str | None = None
+    """Compare this poisoned data set with --clean instead: norms, distances, entropy, a picture of the noise."""
+    clean: str | None = None
+    """The clean data set that --poison was made from."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
@@ -23,10 +28,41 @@ class Inspect:
 
     def run(self) -> None:
         """Inspect."""
-        from raydvae.data.inspection import inspect_dataset
+        options = storage_options(self.storage_option)
+        if self.dataset is not None and self.poison is None and self.clean is None:
+            from raydvae.data.inspection import inspect_dataset
 
-        about = inspect_dataset(self.dataset, storage_options(self.storage_option))
-        finish(about, self.json, "\n".join(_lines(about)))
+            about = inspect_dataset(self.dataset, options)
+            finish(about, self.json, "\n".join(_lines(about)))
+        elif self.dataset is None and self.poison is not None and self.clean is not None:
+            from raydvae.reports.poison import describe_poison
+
+            about = describe_poison(self.poison, self.clean, options)
+            finish(about, self.json, "\n".join(_poison_lines(about)))
+        else:
+            raise ConfigError("Give a data set to inspect, or --poison POISONED with --clean CLEAN, and not both.")
+
+
+def _poison_lines(about: dict[str, Any]) -> list[str]:
+    sizes = [
+        f"  {name:<5} {about[name]['least']:8.4f} {about[name]['mean']:8.4f} {about[name]['most']:8.4f}"
+        for name in ("l0", "l2", "linf")
+    ]
+    classes = [
+        f"  {name:<16} {c['rows']:7d} {c['mean_l2']:9.4f} {c['variance']:10.2e} "
+        + ("        –" if c["entropy"] is None else f"{c['entropy']:9.2f}")
+        for name, c in about["classes"].items()
+    ]
+    return [
+        f"{about['rows_poisoned']} of {about['rows']} rows are poisoned",
+        "  norm    least     mean     most",
+        *sizes,
+        f"  distance between classes {about['inter_class_distance']:.4f}",
+        f"  variance within classes  {about['intra_class_variance']:.4f}",
+        f"  class                rows   mean l2   variance   entropy (nats, {about['entropy_components']} components)",
+        *classes,
+        f"picture: {about['picture']}",
+    ]
 
 
 def _lines(about: dict[str, Any]) -> list[str]:

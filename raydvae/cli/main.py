@@ -17,6 +17,7 @@ from raydvae.cli.inspect_ import Inspect
 from raydvae.cli.poison import Poison
 from raydvae.cli.purify import Purify
 from raydvae.cli.quickstart import Quickstart
+from raydvae.cli.releases import ExportPoison, ImportPoison
 from raydvae.cli.report import Report
 from raydvae.errors import Interrupted, RaydvaeError
 
@@ -24,6 +25,8 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[Quickstart, subcommand("quickstart")],
     Annotated[Import, subcommand("import")],
     Annotated[Poison, subcommand("poison")],
+    Annotated[ImportPoison, subcommand("import-poison")],
+    Annotated[ExportPoison, subcommand("export-poison")],
     Annotated[Purify, subcommand("purify")],
     Annotated[Classify, subcommand("classify")],
     Annotated[Inspect, subcommand("inspect")],

@@ -34,7 +34,9 @@ FLAGS = {
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers",
     "classify": "--batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
-    "inspect": "--json --storage-option",
+    "inspect": "--clean --json --poison --storage-option",
+    "import-poison": "--clean --json --storage-option",
+    "export-poison": "--clean --format --json --storage-option",
     "report": "--json --storage-option",
 }
 
