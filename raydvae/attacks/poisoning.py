@@ -129,7 +129,7 @@ def poison(
         prepare(recipe, data, classes, engine, watch)
         apply_to_units(engine, run, work, data, watch)
     counts = collect(run)
-    check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"{run.home.uri}/rejected")
+    check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")
     return counts
 
 

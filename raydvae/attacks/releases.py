@@ -90,7 +90,7 @@ def import_poison(
     run.open("poison", about, clean, {"classes": {"count": classes.count, "names": classes.names}})
     apply_to_units(engine, run, ReleaseWork(run, clean, classes, image_size, artifact), clean, watch)
     counts = collect(run)
-    check_rejected(counts["rows_rejected"], clean.rows, clean.data.reject_limit, f"{run.home.uri}/rejected")
+    check_rejected(counts["rows_rejected"], clean.rows, clean.data.reject_limit, f"see {run.home.uri}/rejected")
     return {**counts, **norms(clean, run, classes, image_size)}
 
 

@@ -78,9 +78,7 @@ class Purify:
 
         options = storage_options(self.storage_option)
         data = open_dataset(self.source, config.data, options, split="train")
-        named = data.schema.class_names
-        asked = self.classes or (None if named or self.config else config.num_classes)
-        classes = find_classes(data, config.num_classes if self.config and not self.classes else asked)
+        classes = find_classes(data, self.classes or (None if data.schema.class_names else config.num_classes))
         size = self.image_size
         if size is None and not self.config and config.data.size_policy == "reject":
             size = probe_size(data)

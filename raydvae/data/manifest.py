@@ -184,12 +184,12 @@ def versions() -> dict[str, str]:
     return {"raydvae": raydvae.__version__, "python": platform.python_version()} | {n: version(n) for n in names}
 
 
-def check_rejected(rejected: int, rows: int, limit: float, where: str) -> None:
-    """Raise `DataError` when more rows were rejected than the limit allows."""
+def check_rejected(rejected: int, rows: int, limit: float, why: str) -> None:
+    """Raise `DataError` when more rows were rejected than the limit allows; ``why`` tells or leads to the reasons."""
     if rows and rejected > limit * rows:
         raise DataError(
-            f"{rejected} of {rows} rows cannot be used, more than the limit of {limit:.1%} (data.reject_limit). "
-            f"Their bytes and reasons are in {where}. Mend the source, or raise the limit with --reject-limit."
+            f"{rejected} of {rows} rows cannot be used, more than the limit of {limit:.1%} (data.reject_limit): {why}. "
+            "Mend the source; or allow for it with --reject-limit, --classes or --image-size, whichever fits."
         )
 
 

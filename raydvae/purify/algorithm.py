@@ -151,7 +151,7 @@ def _count(run: Run, summary: Summary, p0: Dataset, config: PurifyConfig) -> Non
     summary.rows_rejected = sum(record["rows_rejected"] for record in records)
     if summary.rows_in != p0.rows:
         raise DataError(f"{p0.rows} rows went in, but {summary.rows_in} were accounted for; report this as a bug.")
-    check_rejected(summary.rows_rejected, p0.rows, config.data.reject_limit, f"{run.home.uri}/rejected")
+    check_rejected(summary.rows_rejected, p0.rows, config.data.reject_limit, f"see {run.home.uri}/rejected")
 
 
 def _check_complete(run: Run, summary: Summary) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from raydvae.training.feed import ImageSet
 from raydvae.training.group import Alone, Group
 from raydvae.training.loop import Task, TrainState, train
 
+SHOWN_REASONS = 3
 Progress = Callable[[dict[str, float]], None]
 
 
@@ -115,14 +117,16 @@ def run_job(
 def load_images(data: Dataset, classes: Classes, image_size: int, threads: int = 1) -> ImageSet:
     """Decode a data set into memory; rows that cannot be used are left out, up to the reject limit."""
 
-    def one(unit: Unit) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def one(unit: Unit) -> tuple[torch.Tensor, torch.Tensor, Counter[str]]:
         rows = decode_rows(data, unit, data.read(unit), classes, image_size)
         images = torch.from_numpy(np.ascontiguousarray(rows.images.transpose(0, 3, 1, 2)))
-        return images, torch.from_numpy(rows.labels), rows.rejected.num_rows
+        return images, torch.from_numpy(rows.labels), Counter(rows.rejected.column("reason").to_pylist())
 
     with ThreadPoolExecutor(max(1, threads)) as pool:
         parts = list(pool.map(one, data.units()))
-    check_rejected(sum(p[2] for p in parts), data.rows, data.data.reject_limit, "no output yet; see raydvae inspect")
+    reasons = sum((part[2] for part in parts), Counter[str]())
+    why = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
+    check_rejected(reasons.total(), data.rows, data.data.reject_limit, why)
     return ImageSet(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
 
 

@@ -180,3 +180,12 @@ def test_training_settings_reach_the_training(digits_data: Dataset, tmp_path: Pa
     known = json.loads((tmp_path / "_raydvae/run.json").read_text())
     assert known["config"]["stage1"]["train"]["batch_size"] == 90
     assert known["config"]["stage1"]["train"]["slices"] == 4
+
+
+def test_a_run_that_is_not_finished_has_a_report_too(digits_data: Dataset, tmp_path: Path) -> None:
+    from raydvae.reports.collect import write_report
+
+    with pytest.raises(KeyboardInterrupt):
+        run(digits_data, tmp_path, small_config(), Dies("pass1", after=2))
+    page = Path(write_report(Store(str(tmp_path)))).read_text()
+    assert "<html" in page
