@@ -44,6 +44,7 @@ from raydvae.data.schema import huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.engine import InProcess
 from raydvae.evaluation.protocol import accuracy
+from raydvae.models.classifiers import TinyNet
 from raydvae.training.feed import ImageSet
 from raydvae.training.loop import train
 from raydvae.training.tasks import ClassifierTask
@@ -71,26 +72,12 @@ CONFIGS: dict[str, AttackConfig] = {
 }
 
 
-class PatchNet(nn.Sequential):
-    """Six convolutions, two of them at full size: it sees fine texture, which AR's noise is, before strokes."""
-
-    def __init__(self, num_classes: int, width: int = 8) -> None:
-        layers: list[nn.Module] = []
-        channels = 3
-        for stage in range(3):
-            out = width << stage
-            for stride in (1 if stage == 0 else 2, 1):
-                layers += [nn.Conv2d(channels, out, 3, stride, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
-                channels = out
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
-
-
 @dataclasses.dataclass(frozen=True)
 class Victim(ClassifierTask):
-    """Trains `PatchNet`. One pixel is no shortcut where crops move it, so OPS is tried without crops."""
+    """Trains a narrow `TinyNet`. One pixel is no shortcut where crops move it, so OPS is tried without crops."""
 
     def build(self) -> nn.Module:
-        return PatchNet(self.num_classes)
+        return TinyNet(self.num_classes, width=8)
 
 
 def digits() -> tuple[Array, Labels]:

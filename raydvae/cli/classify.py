@@ -21,8 +21,8 @@ class Classify:
     """Folder, file, glob or URI of parquet files to train on."""
     test: str
     """The same, to test on."""
-    model: Literal["resnet18", "small"] = "resnet18"
-    """The paper's ResNet-18, or seven convolutions for small machines."""
+    model: Literal["resnet18", "small", "tiny"] = "resnet18"
+    """The paper's ResNet-18, or seven or six convolutions for small machines."""
     epochs: int = 60
     """Epochs."""
     batch: int = 128

@@ -12,7 +12,7 @@ from raydvae.config import ClassifyConfig, TrainConfig, digits
 
 NORM = 4.0  # the larger of the paper's bounds for LSP: digits are easy, and weaker noise is unreliable on them
 CLASSIFIER = ClassifyConfig(
-    model="small",
+    model="tiny",
     crop_padding=2,
     flip=False,  # a mirrored digit is another sign
     train=TrainConfig(optimizer="sgd", lr=0.05, weight_decay=5e-4, epochs=10, batch_size=32),

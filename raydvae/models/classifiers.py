@@ -66,6 +66,17 @@ class SmallNet(nn.Module):
         return logits
 
 
+class TinyNet(nn.Sequential):
+    """Six convolutions in three stages: for digits, in seconds."""
+
+    def __init__(self, num_classes: int, width: int = 32) -> None:
+        layers = _conv(3, width, 1) + _conv(width, width, 1)
+        for stage in range(2):
+            out = width * 2 ** (stage + 1)
+            layers += [*_conv(out // 2, out, 2), *_conv(out, out, 1)]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, num_classes))
+
+
 def _conv(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
     return [
         nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
@@ -74,7 +85,7 @@ def _conv(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
     ]
 
 
-CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet}
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet, "tiny": TinyNet}
 
 
 def build_classifier(name: str, num_classes: int) -> nn.Module:
