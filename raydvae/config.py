@@ -256,13 +256,14 @@ def imagenet100() -> PurifyConfig:
 def digits() -> PurifyConfig:
     """scikit-learn's digits at 32 px: a narrow net and small batches, for a minute or two on two cores.
 
-    The PSNR windows are wider than the paper's, which are for photographs: blurred digits need fewer bits.
+    The PSNR windows are wide, and not the paper's, which are for photographs and a poison of about 30 dB: blurred
+    digits need fewer bits, and what is measured against is the poisoned image.
     """
     config = _two_stages("digits", DVAEConfig(width=12), 1.0, 3.0, epochs=20, batch_size=32)
     return dataclasses.replace(
         config,
-        stage1=dataclasses.replace(config.stage1, psnr_window=(24.0, 28.0)),
-        stage2=dataclasses.replace(config.stage2, psnr_window=(26.0, 30.0)),
+        stage1=dataclasses.replace(config.stage1, psnr_window=(22.0, 27.0)),
+        stage2=dataclasses.replace(config.stage2, psnr_window=(25.0, 30.0)),
     )
 
 
