@@ -113,8 +113,9 @@ def shuffled(clean: Array, poisoned: Array, labels: Labels) -> Array:
     rng = np.random.default_rng(1)
     donors = rng.permutation(len(labels))
     while (own := np.flatnonzero(labels[donors] == labels)).size:
-        others = rng.permutation(len(labels))[: own.size]
-        donors[own], donors[others] = donors[others], donors[own].copy()
+        for row in own:
+            other = rng.integers(len(labels))
+            donors[row], donors[other] = donors[other], donors[row]
     noise = poisoned.astype(np.int16) - clean
     return np.clip(clean + noise[donors], 0, 255).astype(np.uint8)
 

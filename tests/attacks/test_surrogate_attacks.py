@@ -28,15 +28,24 @@ from raydvae.seeds import derive
 from raydvae.training.feed import ImageSet
 from raydvae.training.loop import TrainState, train
 
-SIZE, CLASSES = 8, 3
+SIZE, CLASSES, FEATURES = 8, 3, 32
 SMALL = SurrogateConfig(model="small", width=4, steps=4, batch_size=16, crop_padding=1, slices=2)
 MakeAttack = Callable[[float], Attack]
 
 
 def net(seed: int = 0) -> SmallNet:
-    """A surrogate in double precision: no sign of a gradient hangs on how a batch was computed."""
+    """A surrogate in double precision: no sign of a gradient hangs on how a batch was computed.
+
+    Its running statistics are those of noise images, so that the signal does not die out on the way through.
+    """
     torch.manual_seed(seed)
-    return SmallNet(CLASSES, width=4).double()
+    model = SmallNet(CLASSES, width=4).double()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.rand(64, 3, SIZE, SIZE, dtype=torch.float64))
+    return model
 
 
 def rows_of(seed: int, count: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +57,7 @@ def class_means(models: Sequence[torch.nn.Module]) -> list[Tensor]:
     images, _ = rows_of(9, 12)
     out = []
     for model in models:
-        features = ClassFeatures.empty(CLASSES, 16)
+        features = ClassFeatures.empty(CLASSES, FEATURES)
         features.update(model, images, np.arange(12) % CLASSES)
         out.append(features.means())
     return out
@@ -166,7 +175,8 @@ def test_sep_fa_gradient_is_that_of_each_image_by_itself() -> None:
         single = x[row : row + 1].clone().requires_grad_()
         feature = model.features(single).mean(dim=(2, 3))[0]  # type: ignore[operator]
         loss = sum(
-            ((feature[d] - attack.class_means[0][targets[row], d]) ** 2 / 16 for d in range(16)), torch.zeros(())
+            ((feature[d] - attack.class_means[0][targets[row], d]) ** 2 / FEATURES for d in range(FEATURES)),
+            torch.zeros(()),
         )
         loss.backward()
         torch.testing.assert_close(attack.gradient(0, x, targets)[row], single.grad[0], rtol=1e-9, atol=1e-14)
@@ -214,15 +224,15 @@ def test_variance_reduced_steps_are_those_of_the_published_loop() -> None:
 def test_class_features_do_not_depend_on_the_split() -> None:
     images, labels = rows_of(7, 10)
     labels[:3] = [0, 1, 2]
-    whole, parts = ClassFeatures.empty(CLASSES, 16), ClassFeatures.empty(CLASSES, 16)
+    whole, parts = ClassFeatures.empty(CLASSES, FEATURES), ClassFeatures.empty(CLASSES, FEATURES)
     whole.update(net(), images, labels)
     for part in (slice(6, 10), slice(0, 6)):
-        other = ClassFeatures.empty(CLASSES, 16)
+        other = ClassFeatures.empty(CLASSES, FEATURES)
         other.update(net(), images[part], labels[part])
         parts.merge(other)
     assert torch.equal(whole.means(), parts.means())
     with pytest.raises(DataError, match=r"no images of classes \[0, 1, 2\]"):
-        ClassFeatures.empty(CLASSES, 16).means()
+        ClassFeatures.empty(CLASSES, FEATURES).means()
 
 
 def test_views_are_padded_crops_and_flips() -> None:

@@ -191,5 +191,5 @@ def test_no_run_and_a_run_of_another_format(run: Run) -> None:
 def test_too_many_rejected_rows_fail_a_run() -> None:
     check_rejected(1, 100, 0.01, "x")
     check_rejected(0, 0, 0.0, "x")
-    with pytest.raises(DataError, match=r"2 of 100 rows cannot be used, more than the limit of 1\.0%.*are in x"):
-        check_rejected(2, 100, 0.01, "x")
+    with pytest.raises(DataError, match=r"2 of 100 rows cannot be used, more than the limit of 1\.0%.*: see x\."):
+        check_rejected(2, 100, 0.01, "see x")
