@@ -49,7 +49,7 @@ class DVAEConfig:
             raise ConfigError(
                 f"downsampling is {self.downsampling}; choose one of {', '.join(map(str, DOWNSAMPLINGS))}."
             )
-        _choice("embedding", self.embedding, Embedding)
+        check_choice("embedding", self.embedding, Embedding)
         stride = 2**self.halvings
         if self.image_size < 2 * stride or self.image_size % stride:
             raise ConfigError(
@@ -134,8 +134,8 @@ class TrainConfig:
             raise ConfigError(f"clip_norm is {self.clip_norm}; give a positive norm (the official code has 5).")
         if self.slices < 0:
             raise ConfigError(f"slices is {self.slices}; give a positive number, or 0 for the default.")
-        _choice("optimizer", self.optimizer, Literal["adam", "sgd"])
-        _choice("batch_stats", self.batch_stats, BatchStats)
+        check_choice("optimizer", self.optimizer, Literal["adam", "sgd"])
+        check_choice("batch_stats", self.batch_stats, BatchStats)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +173,7 @@ class DataConfig:
     max_image_pixels: int = 64 * 10**6
 
     def __post_init__(self) -> None:
-        _choice("size_policy", self.size_policy, SizePolicy)
+        check_choice("size_policy", self.size_policy, SizePolicy)
         if self.unit_rows < 1:
             raise ConfigError(f"unit_rows is {self.unit_rows}; a unit of work has at least one row.")
         if not 0 <= self.reject_limit <= 1:
@@ -197,7 +197,7 @@ class PurifyConfig:
     keep_intermediate: bool = False
 
     def __post_init__(self) -> None:
-        _choice("quantize", self.quantize, Quantize)
+        check_choice("quantize", self.quantize, Quantize)
         if self.pass_batch < 1:
             raise ConfigError(f"pass_batch is {self.pass_batch}; give a positive number of images.")
         first, second = self.stage1.model, self.stage2.model
@@ -357,7 +357,8 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     return value
 
 
-def _choice(name: str, value: str, kind: Any) -> None:
+def check_choice(name: str, value: str, kind: Any) -> None:
+    """Raise `ConfigError` unless ``value`` is one of the ``Literal`` type ``kind``."""
     allowed = get_args(kind)
     if value not in allowed:
         raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(allowed)}.")

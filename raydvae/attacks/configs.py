@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
-from raydvae.config import TrainConfig
+from raydvae.config import TrainConfig, check_choice
 from raydvae.errors import ConfigError
 
 LINF = 8 / 255
@@ -133,8 +133,8 @@ class EMConfig:
         _bound("linf", self.norm, "8/255 and 16/255")
         _at_least("steps", self.steps, 1)
         _step(self.step)
-        _choice("wise", self.wise, EMWise)
-        _choice("view", self.view, NoiseView)
+        check_choice("wise", self.wise, EMWise)
+        check_choice("view", self.view, NoiseView)
         if self.wise == "class" and self.view == "augmented":
             raise ConfigError(
                 "view 'augmented' belongs to sample-wise noise; class-wise noise has no view of an image."
@@ -231,8 +231,8 @@ class SEPConfig:
 
     def __post_init__(self) -> None:
         _bound("linf", self.norm, "8/255 and 16/255")
-        _choice("variant", self.variant, SEPVariant)
-        _choice("class_means", self.class_means, ClassMeans)
+        check_choice("variant", self.variant, SEPVariant)
+        check_choice("class_means", self.class_means, ClassMeans)
         _at_least("checkpoints", self.checkpoints, 0)
         _at_least("steps", self.steps, 1)
         _at_least("inner_steps", self.inner_steps, 1)
@@ -281,8 +281,8 @@ class NTGAConfig:
 
     def __post_init__(self) -> None:
         _bound("linf", self.norm, "8/255")
-        _choice("net", self.net, NTGANet)
-        _choice("update", self.update, NTGAUpdate)
+        check_choice("net", self.net, NTGANet)
+        check_choice("update", self.update, NTGAUpdate)
         _at_least("depth", self.depth, 1)
         _at_least("steps", self.steps, 1)
         _at_least("block_rows", self.block_rows, 2)
@@ -315,9 +315,3 @@ def _step(step: float) -> None:
 def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{name} is {value}; give {least} or more.")
-
-
-def _choice(name: str, value: str, kind: Any) -> None:
-    allowed = get_args(kind)
-    if value not in allowed:
-        raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(allowed)}.")

@@ -104,10 +104,10 @@ def purify(
     train(stage2)
     apply(ReconstructPass("pass3", run, p1, classes, config, config.stage2.model, stage2.store))
     _check_complete(run, summary)
-    if not config.keep_intermediate:
-        run.home.delete("work")
     summary.complete = True
     summary.save(run)
+    if not config.keep_intermediate:  # last: a run killed before this line would look for P1 again
+        run.home.delete("work")
     return summary
 
 

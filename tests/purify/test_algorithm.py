@@ -189,3 +189,21 @@ def test_a_run_that_is_not_finished_has_a_report_too(digits_data: Dataset, tmp_p
         run(digits_data, tmp_path, small_config(), Dies("pass1", after=2))
     page = Path(write_report(Store(str(tmp_path)))).read_text()
     assert "<html" in page
+
+
+def test_killed_while_it_cleans_up_it_is_complete(
+    undisturbed: Path, digits_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = Store.delete
+
+    def dies(self: Store, name: str) -> None:
+        delete(self, f"{name}/p1/test-00000-of-00003-r0000000000.parquet" if name == "work" else name)
+        if name == "work":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "delete", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(digits_data, tmp_path, small_config())
+    monkeypatch.undo()
+    assert run(digits_data, tmp_path, small_config()).complete
+    assert hashes(tmp_path) == hashes(undisturbed)
