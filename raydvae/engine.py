@@ -91,6 +91,14 @@ def apply_to_units(
     return rows, time.monotonic() - started
 
 
+def scan(engine: Engine, job: TrainJob) -> None:
+    """Find out which rows of a streamed training can be used, where that is not known yet."""
+    if work := job.scan:
+        for _ in engine.map(work, work.left()):
+            pass
+        work.counts()  # says now, and not in a worker, if too many cannot be used
+
+
 class InProcess:
     """Everything here and now, on this machine's cores or its GPU."""
 
@@ -102,6 +110,7 @@ class InProcess:
 
     def train(self, job: TrainJob, progress: Progress | None = None) -> None:
         """See `Engine.train`."""
+        scan(self, job)
         run_job(job, self.device, self.threads, progress=progress)
 
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:

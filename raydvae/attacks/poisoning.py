@@ -15,9 +15,9 @@ import torch
 from raydvae.attacks.base import Array, Attack, Floats, apply, measure
 from raydvae.attacks.configs import NTGAConfig
 from raydvae.attacks.recipes import Recipe, prepare
-from raydvae.attacks.selection import Selection, select
 from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
 from raydvae.data.manifest import Run, check_rejected, parquet_bytes
+from raydvae.data.selection import Selection, select
 from raydvae.engine import Engine, Watch, apply_to_units
 
 BATCH = 128

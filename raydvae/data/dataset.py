@@ -231,8 +231,18 @@ def _checked(classes: Classes, dataset: Dataset) -> Classes:
     return classes
 
 
-def decode_rows(dataset: Dataset, unit: Unit, table: pa.Table, classes: Classes, image_size: int) -> Rows:
-    """Decode a unit's rows to ``image_size`` pixels; every bad row ends in ``rejected``, with its reason."""
+def decode_rows(
+    dataset: Dataset,
+    unit: Unit,
+    table: pa.Table,
+    classes: Classes,
+    image_size: int,
+    only: npt.NDArray[np.bool_] | None = None,
+) -> Rows:
+    """Decode a unit's rows to ``image_size`` pixels; every bad row ends in ``rejected``, with its reason.
+
+    With ``only``, a mask of the unit's rows, the others are left out of both.
+    """
     schema = dataset.schema
     labels = classes.numbers(table.column(schema.label))
     images: list[Array] = []
@@ -240,6 +250,8 @@ def decode_rows(dataset: Dataset, unit: Unit, table: pa.Table, classes: Classes,
     bad: list[int] = []
     reasons: list[str] = []
     for position, value in enumerate(table.column(schema.image).to_pylist()):
+        if only is not None and not only[position]:
+            continue
         try:
             if labels[position] < 0:
                 shown = table.column(schema.label)[position].as_py()
