@@ -66,6 +66,8 @@ class Purify:
     """Cluster: auto or host:port from one of its machines, http://host:8265 to submit this command as a job there."""
     wait: float = 0
     """Seconds to let the cluster grow until it has room for the workers."""
+    until: Literal["stage1", "pass1", "stage2"] | None = None
+    """End after this step; a later call without it goes on."""
     dry_run: bool = False
     """Tell what would be done, and end."""
     seed: int | None = None
@@ -109,7 +111,7 @@ class Purify:
             if self.dry_run:
                 finish(plan.to_dict(), self.json, "Nothing was done: --dry-run.")
                 return
-            summary = purify(data, classes, out, config, engine, Progress(), models)
+            summary = purify(data, classes, out, config, engine, Progress(), models, self.until)
         report = write_report(out)
         finish(result(summary, report), self.json, described(summary, self.out, report))
 
@@ -193,16 +195,21 @@ def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConf
 
 
 def result(summary: Summary, report: str) -> dict[str, Any]:
-    """Return the JSON line of a purification."""
-    last = {name: history[-1] for name, history in summary.history.items()}
+    """Return the JSON line of a purification; values of stages that are still to come are null."""
+
+    def last(stage: str, name: str, digits: int) -> float | None:
+        history = summary.history.get(stage)
+        return round(history[-1][name], digits) if history else None
+
     return {
+        "complete": summary.complete,
         "rows_in": summary.rows_in,
         "rows_out": summary.rows_out,
         "rows_rejected": summary.rows_rejected,
-        "stage1_psnr": round(last["stage1"]["psnr"], 3),
-        "stage2_psnr": round(last["stage2"]["psnr"], 3),
-        "stage1_kld": round(last["stage1"]["kld"], 4),
-        "stage2_kld": round(last["stage2"]["kld"], 4),
+        "stage1_psnr": last("stage1", "psnr", 3),
+        "stage2_psnr": last("stage2", "psnr", 3),
+        "stage1_kld": last("stage1", "kld", 4),
+        "stage2_kld": last("stage2", "kld", 4),
         "seconds": {name: round(value, 2) for name, value in summary.seconds.items()},
         "images_per_second": {name: round(value, 1) for name, value in summary.speeds.items()},
         "report": report,
@@ -211,9 +218,7 @@ def result(summary: Summary, report: str) -> dict[str, Any]:
 
 def described(summary: Summary, out: str, report: str) -> str:
     """Return the closing words of a purification."""
-    last = {name: history[-1] for name, history in summary.history.items()}
-    return (
-        f"Complete: {summary.rows_in} rows in, {summary.rows_out} out, {summary.rows_rejected} rejected.\n"
-        f"PSNR {last['stage1']['psnr']:.1f} dB in stage 1, {last['stage2']['psnr']:.1f} dB in stage 2.\n"
-        f"Data: {out}\nReport: {report}"
-    )
+    stages = [f"{history[-1]['psnr']:.1f} dB in {name}" for name, history in summary.history.items()]
+    rows = f"{summary.rows_in} rows in, {summary.rows_out} out, {summary.rows_rejected} rejected"
+    state = f"Complete: {rows}." if summary.complete else "Not complete yet: the same command without --until goes on."
+    return f"{state}\nPSNR {', '.join(stages)}.\nData: {out}\nReport: {report}"

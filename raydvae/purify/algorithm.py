@@ -25,7 +25,7 @@ from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.selection import sample
 from raydvae.data.store import Store, checksum
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
-from raydvae.errors import DataError
+from raydvae.errors import ConfigError, DataError
 from raydvae.purify.passes import ReconstructPass, SubtractPass
 from raydvae.seeds import derive
 from raydvae.training.checkpoint import METRICS, MODEL, load_model
@@ -74,14 +74,26 @@ def purify(
     engine: Engine | None = None,
     watch: Watch | None = None,
     models: Run | None = None,
+    until: str | None = None,
 ) -> Summary:
     """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there.
 
     A source that has gained files since both stages were trained is gone on with too: the models purify the new files.
-    With ``models``, a finished purification, its models are taken and nothing is trained.
+    With ``models``, a finished purification, its models are taken and nothing is trained. ``until`` "stage1", "pass1"
+    or "stage2" ends after that step; a later call goes on from there.
     """
+    check_sample(config, p0, classes)
     with held(Run(out), watch or Silent()) as watch:
-        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models)
+        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until)
+
+
+def check_sample(config: PurifyConfig, data: Dataset, classes: Classes) -> None:
+    """Raise `ConfigError` if ``config.train_rows`` cannot be had of ``data``."""
+    if config.train_rows and not classes.count <= config.train_rows <= data.rows:
+        raise ConfigError(
+            f"train_rows is {config.train_rows}, and {data.store.uri} has {data.rows} rows in {classes.count} classes; "
+            f"give a number between {classes.count} and {data.rows}, or 0 to train on all."
+        )
 
 
 def _purify(
@@ -92,6 +104,7 @@ def _purify(
     engine: Engine,
     watch: Watch,
     models: Run | None,
+    until: str | None,
 ) -> Summary:
     taken = adopt(run, models) if models else {}
     config = _settled(config, run, engine)
@@ -124,10 +137,16 @@ def _purify(
         return open_dataset(run.home.sub(P1).uri, p0.data, run.store.options)
 
     train("stage1", config.stage1, lambda: p0)
+    if until == "stage1":
+        return summary
     apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1")))
     _count(run, summary, p0, config)
+    if until == "pass1":
+        return summary
 
     train("stage2", config.stage2, p1)
+    if until == "stage2":
+        return summary
     if run.home.list(P1):  # none is left of a run that had ended and now got only rows that cannot be used
         apply(ReconstructPass("pass3", run, p1(), classes, config, config.stage2.model, run.home.sub("stage2")))
     _check_complete(run, summary)

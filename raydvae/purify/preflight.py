@@ -22,7 +22,7 @@ from raydvae.data.store import Store
 from raydvae.engine import Engine, Resources, one_thread
 from raydvae.errors import ConfigError, DataError, StorageError
 from raydvae.models.dvae import DVAE
-from raydvae.purify.algorithm import trained
+from raydvae.purify.algorithm import check_sample, trained
 from raydvae.training.feed import Cut, to_float
 from raydvae.training.job import GIB
 from raydvae.training.loop import resolve_slices
@@ -127,6 +127,7 @@ def preflight(
 
     ``trains`` is off where models of another run are taken.
     """
+    check_sample(config, data, classes)
     run, rows = Run(out), data.rows
     chosen = config.train_rows or rows
     decoded = chosen * 3 * config.image_size**2

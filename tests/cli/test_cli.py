@@ -33,7 +33,7 @@ FLAGS = {
     "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
-    "--address --dry-run --memory-gib --models --train-rows --wait",
+    "--address --dry-run --memory-gib --models --train-rows --until --wait",
     "status": "--json --storage-option",
     "classify": "--address --wait --batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",

@@ -144,3 +144,15 @@ def test_streamed_stages_end_with_the_same_bytes_after_a_stop(digits_folder: Pat
             streamed(tmp_path / "stopped", Stops())
     streamed(tmp_path / "stopped")
     assert hashes(tmp_path / "stopped") == hashes(tmp_path / "straight")
+
+
+def test_a_run_can_end_after_a_step_and_lend_its_models(digits_folder: Path, tmp_path: Path) -> None:
+    data, lent = open_dataset(str(digits_folder), small_config().data), tmp_path / "lent"
+    for step, commits in (("stage1", 0), ("pass1", 6), ("stage2", 6)):
+        summary = purify(data, find_classes(data), Store(str(lent)), small_config(), until=step)
+        assert not summary.complete
+        assert len(list((lent / "_raydvae").glob("commits/pass1/*"))) == commits
+    assert not list(lent.glob("*.parquet"))
+    run(digits_folder, tmp_path / "out", NeverTrains(), models=lent)
+    run(digits_folder, lent)
+    assert hashes(tmp_path / "out") == hashes(lent)

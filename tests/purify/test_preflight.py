@@ -17,8 +17,8 @@ from raydvae.purify.preflight import Plan, preflight
 from tests.conftest import small_config
 
 
-def plan_of(data: Dataset, out: Path, **changes: object) -> Plan:
-    return preflight(data, find_classes(data), Store(str(out)), small_config(**changes), InProcess(threads=2))
+def plan_of(source: Dataset, out: Path, **changes: object) -> Plan:
+    return preflight(source, find_classes(source), Store(str(out)), small_config(**changes), InProcess(threads=2))
 
 
 def test_a_plan_tells_what_is_going_to_happen(digits_data: Dataset, tmp_path: Path) -> None:
