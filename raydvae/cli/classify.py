@@ -36,7 +36,7 @@ class Classify:
     workers: str = "1"
     """Workers to train with; MIN:MAX goes on with fewer when some are lost, and grows back."""
     address: str | None = None
-    """Cluster: auto or host:port from one of its machines, http://host:8265 to submit this command as a job there."""
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
     wait: float = 0
     """Seconds to let the cluster grow until it has room for the workers."""
     seed: int = 0

@@ -54,12 +54,11 @@ def run(args: list[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         address = getattr(command, "address", None) or ""
-        if address.startswith(("http://", "https://")):
+        if address.startswith(("http://", "https://", "ray://")):
             from raydvae.distributed.submit import submit
 
-            submit(address, without_address(args))
-        else:
-            command.run()
+            return submit(address, without_address(args))
+        command.run()
     except (KeyboardInterrupt, Interrupted):
         say("Interrupted. What was committed is kept; the same command goes on from there.")
         return Interrupted.exit_code

@@ -1,6 +1,6 @@
 """A purification on a two-node cluster that is hit in every place: run by test_cluster.py in a process of its own.
 
-    python -m tests.faults.battered SOURCE OUT MARKS EPOCHS
+    python -c "from tests.faults.battered import main; main()" SOURCE OUT MARKS EPOCHS
 
 A pass actor, a commit task and a Train worker end themselves by SIGKILL, each once, in the middle of their work; a node is
 taken away while it trains and, after another has joined, while it computes. MARKS gets a file for each hit and a line for
@@ -144,7 +144,3 @@ def main() -> None:
             purify(data, find_classes(data), Store(out), config, engine)
     finally:
         cluster.shutdown()
-
-
-if __name__ == "__main__":
-    main()

@@ -34,7 +34,9 @@ def outcome(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ou
     folder = tmp_path_factory.mktemp("battered")
     out, marks, straight = folder / "out", folder / "marks", folder / "straight"
     marks.mkdir()
-    command = [sys.executable, "-m", "tests.faults.battered", *map(str, (digits_folder, out, marks, EPOCHS))]
+    # Not with -m: what workers unpickle must not be of a module called __main__.
+    program = "from tests.faults.battered import main; main()"
+    command = [sys.executable, "-c", program, *map(str, (digits_folder, out, marks, EPOCHS))]
     # What raydvae.distributed.environment sets for a cluster of its own; Ray reads it when it is imported.
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=560)
