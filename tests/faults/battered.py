@@ -104,7 +104,7 @@ class Battered(RayEngine):
 
     def __init__(self, cluster: Cluster, marks: Path) -> None:
         super().__init__(2, cluster.address, fewest=1)
-        self.cluster, self.marks, self.other = cluster, marks, cluster.add_node(num_cpus=4, object_store_memory=STORE)
+        self.cluster, self.marks, self.other = cluster, marks, cluster.add_node(num_cpus=3, object_store_memory=STORE)
 
     def take_node(self, mark: str) -> None:
         self.cluster.remove_node(self.other, allow_graceful=False)
@@ -122,7 +122,7 @@ class Battered(RayEngine):
 
         super().train(job, follow)
         if job.name == "stage1":
-            self.other = self.cluster.add_node(num_cpus=4, object_store_memory=STORE)
+            self.other = self.cluster.add_node(num_cpus=3, object_store_memory=STORE)
 
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
         for record in super().map(Hit(work, self.marks), units):
@@ -137,7 +137,7 @@ def main() -> None:
     data = open_dataset(source, config.data)
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 4, "object_store_memory": STORE, "include_dashboard": False},
+        head_node_args={"num_cpus": 3, "object_store_memory": STORE, "include_dashboard": False},
     )
     try:
         with Battered(cluster, Path(marks)) as engine:
