@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import random
@@ -214,10 +215,8 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def finish(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # the connection was reset, by us or by the client
             super().finish()
-        except (OSError, ValueError):
-            pass  # the connection was reset, by us or by the client
 
 
 class Listener(ThreadingHTTPServer):
@@ -272,10 +271,18 @@ def s3_server() -> Iterator[S3Server]:
     yield from start_server()
 
 
-@pytest.fixture
-def s3_proxy(s3_server: S3Server) -> Iterator[Proxy]:
-    """The same server behind a proxy of this test's own."""
+@pytest.fixture(scope="session")
+def s3_proxy_shared(s3_server: S3Server) -> Iterator[Proxy]:
+    """One proxy for all: a new address would cost each test a new client, which takes longer than most tests."""
     yield from start_proxy(s3_server.port)
+
+
+@pytest.fixture
+def s3_proxy(s3_proxy_shared: Proxy) -> Iterator[Proxy]:
+    """The same server behind a proxy without faults, whose counts begin at 0."""
+    s3_proxy_shared.calm()
+    yield s3_proxy_shared
+    s3_proxy_shared.calm()
 
 
 @pytest.fixture

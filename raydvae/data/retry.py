@@ -18,6 +18,8 @@ import http.client
 import logging
 import random
 import re
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -156,8 +158,9 @@ def passes(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later. What nobody knows is final."""
     if isinstance(error, GaveUp):
         return False
-    names = {each.__name__ for each in type(error).__mro__}
-    if names & FINAL_NAMES:
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # cut connections
+        return True
+    if any(each.__name__ in FINAL_NAMES for each in type(error).__mro__):
         return False
     if _lost(error):  # first: aiohttp reports a cut body with a cause that looks like the answer 400
         return True
@@ -174,6 +177,8 @@ def _passes_by_class(error: BaseException) -> bool:
         return False
     if isinstance(error, (CutShort, ConnectionError, TimeoutError, http.client.HTTPException, EOFError)):
         return True
+    if isinstance(error, socket.gaierror):  # its numbers are not those of other errors
+        return error.errno == socket.EAI_AGAIN
     if isinstance(error, OSError) and error.errno in PASSING_ERRNOS:
         return True
     reason = getattr(error, "reason", None)  # urllib.error.URLError wraps what happened
@@ -218,6 +223,6 @@ def kind(error: BaseException) -> str:
         code, status = answer(each)
         if code or status:
             return " ".join(part for part in (code, f"HTTP {status}" if status else "") if part)
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
         return f"{type(error).__name__} {errno.errorcode.get(error.errno, error.errno)}"
     return type(error).__name__
