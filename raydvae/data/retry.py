@@ -160,9 +160,9 @@ def passes(error: BaseException) -> bool:
         return False
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):  # cut connections
         return True
-    if any(each.__name__ in FINAL_NAMES for each in type(error).__mro__):
+    if _named(error, FINAL_NAMES):
         return False
-    if _lost(error):  # first: aiohttp reports a cut body with a cause that looks like the answer 400
+    if _named(error, PASSING_NAMES):  # first: aiohttp reports a cut body with a cause that looks like the answer 400
         return True
     for each in causes(error):
         # A store's own word counts more than the class that a client made of it.
@@ -185,9 +185,9 @@ def _passes_by_class(error: BaseException) -> bool:
     return isinstance(reason, BaseException) and _passes_by_class(reason)
 
 
-def _lost(error: BaseException) -> bool:
-    """Whether a client lost the connection before the answer was whole."""
-    return any(each.__name__ in PASSING_NAMES for each in type(error).__mro__)
+def _named(error: BaseException, names: frozenset[str]) -> bool:
+    """Whether the class of an error or of one of its causes, or a base of that class, has one of ``names``."""
+    return any(base.__name__ in names for each in causes(error) for base in type(each).__mro__)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -219,7 +219,7 @@ def answer(error: BaseException) -> tuple[str, int]:
 
 def kind(error: BaseException) -> str:
     """Name an error in few words. Its text is left out: clients put addresses and more into it."""
-    for each in () if _lost(error) else causes(error):
+    for each in () if _named(error, PASSING_NAMES) else causes(error):
         code, status = answer(each)
         if code or status:
             return " ".join(part for part in (code, f"HTTP {status}" if status else "") if part)

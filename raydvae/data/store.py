@@ -245,6 +245,11 @@ class Store:
         except RaydvaeError:
             raise
         except Exception as error:
+            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):  # options that passed on
+                raise ConfigError(
+                    f"Cannot {verb} {self._where(name())} with the storage options {_names(self.options)}. Check their "
+                    "names against the documentation of this file system in fsspec."
+                ) from None
             text = explain(error)
             if text is None:
                 raise
@@ -266,9 +271,15 @@ def connect(uri: str, options: Options) -> tuple[Any, str]:
         ) from None
     except TypeError:  # its text may hold the values
         raise ConfigError(
-            f"The file system of {hide(uri)} does not take these storage options: {', '.join(sorted(options))}. "
-            "Check their names against its documentation."
+            f"{hide(uri)} cannot be opened with the storage options {_names(options)}. Check their names against the "
+            "documentation of this file system in fsspec."
         ) from None
+    except OSError as error:  # an archive that is not there
+        raise StorageError(f"{hide(uri)} cannot be opened: {hide(str(explain(error)), options)}") from None
+
+
+def _names(options: Options) -> str:
+    return ", ".join(sorted(options)) or "(none)"
 
 
 def _no_bucket(error: BaseException) -> bool:
