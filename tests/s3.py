@@ -42,6 +42,10 @@ ANSWERS = {
     "slow down": (503, "SlowDown", "Please reduce your request rate."),
     "internal": (500, "InternalError", "We encountered an internal error. Please try again."),
     "unavailable": (503, "ServiceUnavailable", "Service is unable to handle request."),
+    "not deleted": (200, "InternalError", "We encountered an internal error. Please try again."),
+    "not allowed": (200, "AccessDenied", "Access Denied"),
+    "talkative": (403, "SignatureDoesNotMatch", "Not the signature of a-secret-of-tests."),
+    "upload lost": (404, "NoSuchUpload", "The specified upload does not exist."),
     "revoked": (403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
 }
 ERRORS = ("slow down", "internal", "unavailable")
@@ -73,7 +77,7 @@ class S3Server:
 class Fault:
     """What to do to some requests: those of ``operations`` (all when empty), each with probability ``rate``.
 
-    ``times`` bounds how often. The kinds are those of `ANSWERS`, and: "error" (one of three 5xx), "reset" (the
+    ``times`` bounds how often. The kinds are those of `ANSWERS` (two are for DeleteObjects), and: "error" (one of three 5xx), "reset" (the
     connection is reset, half the time after the server did what was asked), "cut" (half of the body comes, then the
     end), "slow" (the answer comes after ``seconds``).
     """
@@ -206,8 +210,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def refuse(self, status: int, code: str, message: str) -> None:
-        text = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'.encode()
-        self.answer(status, code, [("Content-Type", "application/xml"), ("Content-Length", str(len(text)))], text)
+        text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+        if status == 200:  # S3's answer to DeleteObjects is good even if no object could be deleted
+            text = f"<DeleteResult>{text.replace('<Error>', '<Error><Key>x</Key>')}</DeleteResult>"
+        data = f'<?xml version="1.0"?>{text}'.encode()
+        self.answer(status, code, [("Content-Type", "application/xml"), ("Content-Length", str(len(data)))], data)
 
     def reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -43,9 +43,8 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
         async def once() -> Any:
             # The client's timeouts do not cover all that can hang, such as the wait for "100 Continue".
             answer = await asyncio.wait_for(call(method, *parts, **kwargs), retry.POLICY.hung)
-            if method == "delete_objects" and answer.get(
-                "Errors"
-            ):  # the request succeeds even if no object was deleted
+            # A bulk delete succeeds even if no object was deleted.
+            if method == "delete_objects" and answer.get("Errors"):
                 raise translate_boto_error(ClientError({"Error": answer["Errors"][0]}, "DeleteObjects"))
             return answer
 
