@@ -19,6 +19,7 @@ from raydvae.config import DataConfig, PurifyConfig, StageConfig, digits
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.store import Store
+from tests.s3 import quick_retries, s3_proxy, s3_proxy_shared, s3_server  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

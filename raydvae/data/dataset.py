@@ -324,7 +324,7 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
         folder, base = full.rsplit("/", 1)
         store = Store(folder, options)
         if store.is_file(base):
-            return store, {base: int(store.fs.size(store.path(base)))}
+            return store, {base: store.size(base)}
     store = Store(full, options)
     names = {n: s for n, s in store.list().items() if n.endswith(endings) and not _hidden(n)}
     if not names:
