@@ -16,6 +16,7 @@ import uuid
 from types import TracebackType
 from typing import Any
 
+from raydvae.data import retry
 from raydvae.data.store import Store
 from raydvae.errors import Interrupted, RaydvaeError, StorageError
 
@@ -77,7 +78,7 @@ class Lease:
             raise _taken(self.home, {})
 
     def _write(self) -> None:
-        self.home.write_json(FILE, self.note | {"renewed": time.time()})
+        self.home.write_json(FILE, self.note | {"renewed": time.time(), "retries": retry.count()})
 
     def _renew(self) -> None:
         while not self._over.wait(INTERVAL):
