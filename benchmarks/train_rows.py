@@ -3,8 +3,8 @@
     python benchmarks/train_rows.py [--shares 0.05 0.2 1] [--seeds 1] [--equal-steps]
 
 Digits are made unlearnable as in the quickstart and purified with `train_rows`; then a classifier learns from all
-purified rows. Epochs are those of the preset, so a small share also means few steps; with --equal-steps the epochs grow as the
-share shrinks.
+purified rows. Epochs are those of the preset, so a small share also means few steps; with --equal-steps the epochs
+grow as the share shrinks.
 """
 
 from __future__ import annotations
