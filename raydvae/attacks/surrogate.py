@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from raydvae.attacks.configs import SurrogateConfig
 from raydvae.errors import ConfigError
-from raydvae.models.classifiers import ResNet18, SmallNet
+from raydvae.models.classifiers import ResNet18, SmallNet, TinyNet
 from raydvae.models.losses import Parts
 from raydvae.training.tasks import ClassifierTask
 
-SURROGATES: dict[str, Callable[[int, int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet}
+SURROGATES: dict[str, Callable[[int, int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet, "tiny": TinyNet}
 
 
 def build_surrogate(config: SurrogateConfig, num_classes: int) -> nn.Module:
