@@ -138,7 +138,7 @@ def _task(recipe: Recipe) -> Task:
     if isinstance(recipe.config, REMConfig):
         return REMTask(recipe.config, recipe.num_classes)
     assert isinstance(recipe.config, TAPConfig | SEPConfig)
-    return SurrogateTask(recipe.config.surrogate, recipe.num_classes)
+    return SurrogateTask(recipe.config, recipe.num_classes)
 
 
 def _train(
