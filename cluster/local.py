@@ -44,7 +44,7 @@ def main() -> None:
     cluster = None
     try:
         environment = prepare(folder)
-        cluster = start(options.cpus, options.dashboard_port or free_port())
+        cluster = start(folder, options.cpus, options.dashboard_port or free_port())
         for number in (signal.SIGINT, signal.SIGTERM):  # after the start, which sets handlers of its own
             signal.signal(number, on_signal)
         print(usage(f"http://{cluster.webui_url}", cluster.address, environment), flush=True)
@@ -72,11 +72,13 @@ def prepare(folder: Path) -> dict[str, str]:
         RAY_TMPDIR=str(folder),  # also keeps ray.init() of others on this machine from joining this cluster
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # despite its name: without it Ray listens on the outer address
         RAY_USAGE_STATS_ENABLED="0",
+        # The `python` of a job's command is looked for here: it has to be the one that has raydvae's dependencies.
+        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     )
     return client
 
 
-def start(cpus: int, port: int) -> Any:
+def start(folder: Path, cpus: int, port: int) -> Any:
     """Return the running cluster; Ray's agents start slowly on small machines, so that a second try is made."""
     from ray.cluster_utils import Cluster
 
@@ -92,7 +94,9 @@ def start(cpus: int, port: int) -> Any:
         cluster = Cluster()
         try:
             cluster.add_node(**head)
-            cluster.add_node(num_cpus=cpus, object_store_memory=STORE)
+            # A folder of its own, as on a machine of its own: in one folder, the node that unpacks a job's working
+            # directory second deletes what the first has unpacked, under the feet of the running job.
+            cluster.add_node(num_cpus=cpus, object_store_memory=STORE, temp_dir=str(folder / "worker"))
             return cluster
         except Exception as error:
             with suppress(Exception):
