@@ -162,7 +162,7 @@ def test_the_aws_cluster_is_closed_scales_and_leaves_the_head_alone() -> None:
     content = load("aws.yaml")
     types = content["available_node_types"]
     assert {name: node["resources"] for name, node in types.items()} == {
-        "head": {"CPU": 0}, "cpu": {"CPU": 8}, "gpu": {"CPU": 8, "GPU": 1},
+        "head": {"CPU": 0}, "cpu": {"CPU": 8}, "gpu": {"CPU": 16, "GPU": 1},
     }  # fmt: skip
     [start] = [line for line in content["head_start_ray_commands"] if "ray start" in line]
     assert "--dashboard-host=127.0.0.1" in start and "--num-cpus=0" in start
