@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from moto.server import ThreadedMotoServer
+from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.cluster.kuberay_schema import SCHEMAS
@@ -158,11 +161,41 @@ def test_ray_loads_the_aws_cluster() -> None:
         jsonschema.validate(content | {"max_worker": 2}, schema())
 
 
+def test_ray_prepares_the_aws_cluster_and_opens_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray's own first step of `ray up`, against an AWS API on loopback, with what is marked FILL IN filled in."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        address = "http://{}:{}".format(*server.get_host_and_port())
+        monkeypatch.setenv("HOME", str(tmp_path))  # Ray leaves the ssh key that it makes in ~/.ssh
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        ec2, iam = (boto3.client(name, region_name="us-east-1") for name in ("ec2", "iam"))
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24", AvailabilityZone="us-east-1a")["Subnet"][
+            "SubnetId"
+        ]
+        ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
+        group = ec2.create_security_group(GroupName="raydvae", Description="raydvae", VpcId=vpc)["GroupId"]
+        before = ec2.describe_security_groups()["SecurityGroups"]
+        text = (FOLDER / "aws.yaml").read_text()
+        text = re.sub(r"subnet-0+\b", subnet, re.sub(r"sg-0+\b", group, text))
+        ready = bootstrap_aws(prepare_config(yaml.safe_load(text)))
+        for node in ready["available_node_types"].values():
+            assert node["node_config"]["SecurityGroupIds"] == [group]
+            assert node["node_config"]["SubnetIds"] == [subnet]
+        assert ec2.describe_security_groups()["SecurityGroups"] == before, "Ray changed or made a security group"
+        assert iam.list_roles()["Roles"] == [], "Ray made a role"
+    finally:
+        server.stop()
+
+
 def test_the_aws_cluster_is_closed_scales_and_leaves_the_head_alone() -> None:
     content = load("aws.yaml")
     types = content["available_node_types"]
     assert {name: node["resources"] for name, node in types.items()} == {
-        "head": {"CPU": 0}, "cpu": {"CPU": 8}, "gpu": {"CPU": 16, "GPU": 1},
+        "head": {"CPU": 0}, "cpu": {"CPU": 8}, "gpu": {"CPU": 8, "GPU": 1},
     }  # fmt: skip
     [start] = [line for line in content["head_start_ray_commands"] if "ray start" in line]
     assert "--dashboard-host=127.0.0.1" in start and "--num-cpus=0" in start
