@@ -30,7 +30,7 @@ LOOPBACK = "127.0.0.1"
 def main() -> None:
     """Start the cluster, say how to use it, wait for a signal, stop it."""
     parser = argparse.ArgumentParser(description="A two-node Ray cluster on loopback, until Ctrl-C.")
-    parser.add_argument("--cpus", type=int, default=(os.cpu_count() or 1) + 2, help="logical cores of the worker node")
+    parser.add_argument("--cpus", type=int, default=(os.cpu_count() or 1) + 2, help="logical cores of the worker node, at least 2")
     parser.add_argument("--dashboard-port", type=int, default=0, help="port of dashboard and job server; 0: any free")
     options = parser.parse_args()
 
@@ -38,14 +38,17 @@ def main() -> None:
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
         stop.set()
+        if cluster is None:
+            sys.exit(128 + signum)  # through the cleaning up below
 
+    cluster = None
+    signal.signal(signal.SIGTERM, on_signal)
     # A short name: the paths of Ray's sockets lie below it and may have at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="rdv-", dir="/tmp"))
-    cluster = None
     try:
         environment = prepare(folder)
         cluster = start(folder, options.cpus, options.dashboard_port or free_port())
-        for number in (signal.SIGINT, signal.SIGTERM):  # after the start, which sets handlers of its own
+        for number in (signal.SIGINT, signal.SIGTERM):  # again: Ray's start has set handlers of its own
             signal.signal(number, on_signal)
         print(usage(f"http://{cluster.webui_url}", cluster.address, environment), flush=True)
         stop.wait()
