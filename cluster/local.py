@@ -30,7 +30,9 @@ LOOPBACK = "127.0.0.1"
 def main() -> None:
     """Start the cluster, say how to use it, wait for a signal, stop it."""
     parser = argparse.ArgumentParser(description="A two-node Ray cluster on loopback, until Ctrl-C.")
-    parser.add_argument("--cpus", type=int, default=(os.cpu_count() or 1) + 2, help="logical cores of the worker node, at least 2")
+    parser.add_argument(
+        "--cpus", type=int, default=(os.cpu_count() or 1) + 2, help="cores of the worker node, 2 or more"
+    )
     parser.add_argument("--dashboard-port", type=int, default=0, help="port of dashboard and job server; 0: any free")
     options = parser.parse_args()
 
@@ -47,7 +49,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="rdv-", dir="/tmp"))
     try:
         environment = prepare(folder)
-        cluster = start(folder, options.cpus, options.dashboard_port or free_port())
+        cluster = start(folder, options.cpus, options.dashboard_port)
         for number in (signal.SIGINT, signal.SIGTERM):  # again: Ray's start has set handlers of its own
             signal.signal(number, on_signal)
         print(usage(f"http://{cluster.webui_url}", cluster.address, environment), flush=True)
@@ -89,14 +91,14 @@ def start(folder: Path, cpus: int, port: int) -> Any:
         "num_cpus": 0,
         "include_dashboard": True,
         "dashboard_host": LOOPBACK,
-        "dashboard_port": port,
         "dashboard_agent_listen_port": 0,  # any free one; by default always the same
         "object_store_memory": STORE,
     }
     for attempt in (1, 2):
         cluster = Cluster()
         try:
-            cluster.add_node(**head)
+            # Another port at each try: what a failed start leaves holds the first until this process ends.
+            cluster.add_node(**head, dashboard_port=port or free_port())
             # A folder of its own, as on a machine of its own: in one folder, the node that unpacks a job's working
             # directory second deletes what the first has unpacked, under the feet of the running job.
             cluster.add_node(num_cpus=cpus, object_store_memory=STORE, temp_dir=str(folder / "worker"))
