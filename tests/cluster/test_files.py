@@ -237,6 +237,14 @@ def test_the_image_has_the_ray_that_the_clusters_name_and_the_tests_ran_with() -
         assert all((FOLDER.parent / name).exists() for name in source.split())
 
 
+def test_the_image_pins_what_is_not_the_devices_or_the_base_images() -> None:
+    [pattern] = re.findall(r"grep -vE '([^']+)' constraints.txt", (FOLDER / "Dockerfile").read_text())
+    pins = [line for line in (FOLDER.parent / "constraints.txt").read_text().splitlines() if "==" in line]
+    kept = {line.split("==")[0] for line in pins if not re.match(pattern, line)}
+    assert kept >= {"numpy", "pyarrow", "pillow", "s3fs"}
+    assert not [name for name in kept if name.startswith(("nvidia-", "cuda-", "triton", "torch")) or name == "ray"]
+
+
 def queries() -> list[str]:
     board = load_board()
     variables = [v["query"]["query"] for v in board["templating"]["list"] if v["type"] == "query"]
