@@ -99,6 +99,7 @@ def _start(address: str | None, workers: int) -> None:
     for attempt in (1, 2):
         try:
             ray.init(
+                address="local",  # without it Ray joins the cluster last started on this machine, even a dead one
                 num_cpus=max(available_cores(), workers) + IO_CORES,
                 include_dashboard=False,
                 log_to_driver=False,
