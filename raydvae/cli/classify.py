@@ -11,6 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
 from raydvae.config import ClassifyConfig
+from raydvae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Classify:
         classes = find_classes(trained)
         size = self.image_size or probe_size(trained)
         with tempfile.TemporaryDirectory() as folder, RayEngine(workers, self.address, fewest, self.wait) as engine:
+            if engine.address and not self.out:
+                raise ConfigError("On a cluster the classifier needs a folder that all its machines reach: give --out.")
             store = Store(self.out, options) if self.out else Store(folder)
             accuracy = classify(trained, tested, classes, size, config, store, engine, Progress())
         text = (

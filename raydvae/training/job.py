@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from raydvae.config import TrainConfig
-from raydvae.data.dataset import Classes, Dataset, Unit
+from raydvae.data.dataset import Classes, Dataset, Rows, Unit
 from raydvae.data.manifest import check_rejected
 from raydvae.data.selection import Selection
 from raydvae.data.store import Store
@@ -155,17 +155,24 @@ def load_images(source: Source, threads: int = 1) -> ImageSet:
     """Decode a data set into memory; rows that cannot be used are left out, up to the reject limit."""
     data = source.data
 
-    def one(unit: Unit) -> tuple[torch.Tensor, torch.Tensor, Counter[str]]:
+    def one(unit: Unit) -> tuple[Rows, Counter[str]]:
         rows = source.read(unit)
-        images = torch.from_numpy(np.ascontiguousarray(rows.images.transpose(0, 3, 1, 2)))
-        return images, torch.from_numpy(rows.labels), Counter(rows.rejected.column("reason").to_pylist())
+        return rows, Counter(rows.rejected.column("reason").to_pylist())
 
+    units = data.units()
+    size = source.image_size
+    # Filled as units arrive, in the memory layout that convolutions like: the set is in memory once.
+    images = np.empty((sum(unit.rows for unit in units), size, size, 3), np.uint8)
+    labels, reasons, end = [], Counter[str](), 0
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        parts = list(pool.map(one, data.units()))
-    reasons = sum((part[2] for part in parts), Counter[str]())
-    why = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
-    check_rejected(reasons.total(), data.rows, data.data.reject_limit, why)
-    return ImageSet(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        for rows, why in pool.map(one, units):
+            images[end : end + len(rows.images)] = rows.images
+            end += len(rows.images)
+            labels.append(rows.labels)
+            reasons += why
+    shown = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
+    check_rejected(reasons.total(), data.rows, data.data.reject_limit, shown)
+    return ImageSet(torch.from_numpy(images[:end]).permute(0, 3, 1, 2), torch.from_numpy(np.concatenate(labels)))
 
 
 def pick_device() -> torch.device:
