@@ -46,7 +46,7 @@ from raydvae.data.manifest import Run, parquet_bytes
 from raydvae.data.schema import huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.engine import InProcess
-from raydvae.evaluation.protocol import accuracy
+from raydvae.evaluation.protocol import hits
 from raydvae.models.classifiers import TinyNet
 from raydvae.reports.poison import describe_poison
 from raydvae.training.feed import ImageSet
@@ -114,7 +114,7 @@ def learned(images: Array, labels: Labels, test: ImageSet, crop: int) -> float:
     config = TrainConfig(epochs=EPOCHS, batch_size=50, optimizer="sgd", lr=0.1, weight_decay=5e-4, slices=2)
     model = task.build()
     model.load_state_dict(train(task, image_set(images, labels), config, seed=0, threads=2).model)
-    return round(accuracy(model.eval(), test, torch.device("cpu")), 1)
+    return round(100 * hits(model.eval(), test, torch.device("cpu")) / len(test), 1)
 
 
 def shuffled(clean: Array, poisoned: Array, labels: Labels) -> Array:

@@ -22,6 +22,13 @@ from raydvae.data.store import Store
 from tests.s3 import quick_retries, s3_proxy, s3_proxy_shared, s3_server  # noqa: F401  fixtures
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, one takes all tests of Ray: clusters that start at once on few cores fail to."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """180 real digits at 32 px, in three shards of 60."""

@@ -15,7 +15,7 @@ from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch
 from raydvae.models.classifiers import build_classifier, predict
 from raydvae.training.checkpoint import load_model
-from raydvae.training.feed import to_float
+from raydvae.training.feed import ImageSet, to_float
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.stream import Source, ahead
@@ -68,13 +68,20 @@ def classify(
 
 def accuracy(model: torch.nn.Module, source: Source, device: torch.device) -> float:
     """Return the percentage of the usable rows of ``source`` whose label ``model`` predicts."""
-    right, total, rejected = torch.zeros((), dtype=torch.int64, device=device), 0, 0
+    right, total, rejected = 0, 0, 0
     for rows in ahead(source.read, source.data.units()):
-        images = torch.from_numpy(rows.images.transpose(0, 3, 1, 2))
-        labels = torch.from_numpy(rows.labels)
-        total, rejected = total + len(labels), rejected + rows.rejected.num_rows
-        for start in range(0, len(labels), EVALUATION_BATCH):
-            part = slice(start, start + EVALUATION_BATCH)
-            right += (predict(model, to_float(images[part].to(device))) == labels[part].to(device)).sum()
+        images = ImageSet(torch.from_numpy(rows.images).permute(0, 3, 1, 2), torch.from_numpy(rows.labels))
+        total, rejected = total + len(images), rejected + rows.rejected.num_rows
+        right += hits(model, images, device)
     check_rejected(rejected, source.data.rows, source.data.data.reject_limit, f"in {source.data.store.uri}")
-    return 100 * int(right) / max(1, total)
+    return 100 * right / max(1, total)
+
+
+def hits(model: torch.nn.Module, images: ImageSet, device: torch.device) -> int:
+    """Return how many of ``images`` get their label from ``model``."""
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    for start in range(0, len(images), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        labels = predict(model, to_float(images.images[part].to(device)))
+        right += (labels == images.labels[part].to(device)).sum()
+    return int(right)
