@@ -6,8 +6,8 @@
     raydvae_retries          counter    requests to storage that were made again        step
     raydvae_unit_seconds     histogram  seconds of one stage on one unit                step, stage
 
-``step`` is the name of the work (pass1, pass3, poison ...), ``stage`` read, compute or commit. Counters count work done:
-a unit that is redone after a failure counts twice. Exact counts are in the commit records.
+``step`` is the name of the work (pass1, pass3, poison ...), ``stage`` read, compute or commit. Counters count work
+done: a unit that is redone after a failure counts twice. Exact counts are in the commit records.
 """
 
 from __future__ import annotations

@@ -58,10 +58,8 @@ def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -
     if not units:
         return
     workers = min(workers, len(units))
-    slots = _io_slots(workers, use_gpu)
-    shared = _Shared(ray.put(work), work.name)
     try:
-        stages = _stages(shared, units, workers, slots, use_gpu)
+        stages = planned(work, units, workers, use_gpu)
         with _Waiting(work.name, len(units), workers, use_gpu) as waiting:
             for row in stages.iter_rows():
                 waiting.done += 1
@@ -70,7 +68,10 @@ def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -
         raise _cause(error, work.name) from None
 
 
-def _stages(shared: _Shared, units: Sequence[Unit], workers: int, slots: int, use_gpu: bool) -> ray.data.Dataset:
+def planned(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -> ray.data.Dataset:
+    """Return the stream as Ray Data's plan, of which nothing has run; its rows are the records, as JSON."""
+    shared = _Shared(ray.put(work), work.name)
+    slots = _io_slots(workers, use_gpu)
     size = max(1, min(UNITS_PER_TASK, len(units) // (TASKS_PER_SLOT * slots)))
     source = ray.data.from_arrow([_listed(units[at : at + size]) for at in range(0, len(units), size)])
     context = source.context
@@ -259,8 +260,9 @@ def _pack(value: Any) -> pa.Table:
         return raw.nbytes < LARGE
 
     head = pickle.dumps(value, protocol=5, buffer_callback=beside)
-    parts = [head, *large]
-    cell = b"".join([struct.pack(f"<{1 + len(parts)}q", len(parts), *(len(part) for part in parts)), *parts])
+    parts: list[bytes | memoryview] = [head, *large]
+    sizes = struct.pack(f"<{1 + len(parts)}q", len(parts), *(len(part) for part in parts))
+    cell = b"".join([sizes, *parts])
     offsets = pa.py_buffer(struct.pack("<2q", 0, len(cell)))
     array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(cell)])
     return pa.table({"data": array})
@@ -271,7 +273,7 @@ def _unpack(table: pa.Table) -> Any:
     cell = memoryview(table.column("data")[0].as_buffer())
     (count,) = struct.unpack_from("<q", cell)
     at = 8 * (1 + count)
-    parts = []
+    parts: list[memoryview] = []
     for size in struct.unpack_from(f"<{count}q", cell, 8):
         parts.append(cell[at : at + size])
         at += size
