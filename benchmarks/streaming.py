@@ -3,8 +3,8 @@
 Prints one JSON object. Both ways read the same shards, run the same model on the same cores, and write PNG in parquet;
 they take turns in one run. The first units of each turn start it up and are not timed; start-up is told apart.
 
-    python benchmarks/streaming.py [--rows 8192] [--size 32] [--data FOLDER] [--width 64]   images/s of both, ratio
-    python benchmarks/streaming.py --memory [--rows 8192] [--width 8]                       peaks at N and 10 N rows
+    python benchmarks/streaming.py [--rows 16384] [--size 32] [--data FOLDER] [--width 64]   images/s of both, ratio
+    python benchmarks/streaming.py --memory [--rows 16384] [--width 8]                       peaks at N and 10 N rows
     python benchmarks/streaming.py --plan 1000000 [--unit-rows 1024]                        planning and listing only
 
 Without --data, scikit-learn's digits are repeated. FOLDER is parquet files with encoded images; they are repeated, too.
@@ -49,8 +49,8 @@ from raydvae.training.checkpoint import save_model
 from raydvae.training.loop import TrainState
 
 PRESETS = {32: "cifar10", 224: "imagenet100"}
-ROWS = {32: 8192, 224: 384}
-UNITS = 32  # of a turn, at least: fewer would time start and end
+ROWS = {32: 16384, 224: 384}
+UNITS = 16  # of a turn, at least: fewer would time start and end
 SHARD_UNITS = 4
 
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, choices=sorted(PRESETS), default=32)
     parser.add_argument("--data", default="")
     parser.add_argument("--width", type=int, nargs="+", default=[], help="of the D-VAE; default the preset's and 8")
-    parser.add_argument("--unit-rows", type=int, default=0, help="default: the preset's, or less for 32 units a turn")
+    parser.add_argument("--unit-rows", type=int, default=0, help="default: the preset's, or less for 16 units a turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--plan", type=int, default=0)
@@ -195,7 +195,7 @@ def bare_turn(work: SubtractPass, cores: int) -> Turn:
             unit, images, table = ahead.pop(0).result()
             if number + cores + 1 < len(units):
                 ahead.append(readers.submit(read, units[number + cores + 1]))
-            labels = torch.from_numpy(table.column("label").to_numpy())
+            labels = torch.tensor(table.column("label").to_pylist())
             changed = np.empty_like(images)
             for at in range(0, len(images), step):
                 x = torch.from_numpy(images[at : at + step]).permute(0, 3, 1, 2).float().div_(255)
@@ -313,7 +313,7 @@ def planned(folder: str) -> dict[str, Any]:
         memory_mib["ray"] = uss(os.getpid())["uss"]
         from raydvae.distributed import passes
 
-        step("stream", lambda: passes.planned(work, left, available_cores(), use_gpu=False))
+        step("stream", lambda: next(passes.plans(work, left, available_cores(), use_gpu=False)))
     return {
         "seconds": seconds,
         "total_seconds": round(sum(seconds.values()), 2),

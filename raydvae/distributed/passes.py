@@ -43,6 +43,8 @@ IO_CPUS = 0.5  # logical cores of a reading or committing task: they wait for st
 UNITS_PER_TASK = 64  # a reading task streams this many units: the driver plans tasks, not units
 TASKS_PER_SLOT = 4  # but so many tasks for each that can run at once, so that none is left with the rest
 UNITS_PER_ACTOR = 4  # in flight: computed, next, ready to be next, waiting to be committed
+UNITS_PER_STREAM = 10_000  # at least; and for many actors, for which that is soon done:
+UNITS_PER_STREAM_AND_ACTOR = 2000
 RETRIES = 3  # of one unit whose process dies; Ray Data's default is for ever
 QUIET_SECONDS = 60.0  # without a committed unit, then the log says what is waited for
 TIMEOUT_SECONDS = 3600.0  # without any movement at all, then the stream ends
@@ -57,33 +59,49 @@ def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -
     """
     if not units:
         return
-    workers = min(workers, len(units))
     try:
-        stages = planned(work, units, workers, use_gpu)
         with _Waiting(work.name, len(units), workers, use_gpu) as waiting:
-            for row in stages.iter_rows():
-                waiting.done += 1
-                yield json.loads(row["record"])
+            for plan in plans(work, units, workers, use_gpu):
+                for row in plan.iter_rows():
+                    waiting.done += 1
+                    yield json.loads(row["record"])
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         raise _cause(error, work.name) from None
 
 
-def planned(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -> ray.data.Dataset:
-    """Return the stream as Ray Data's plan, of which nothing has run; its rows are the records, as JSON."""
+def plans(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -> Iterator[ray.data.Dataset]:
+    """Yield the streams to run one after the other, nothing of which has run; their rows are the records, as JSON.
+
+    Mostly it is one. Ray Data keeps some 4 KB about each block that it ever moved, which is freed with the stream, so
+    that a stream of millions of units would fill the driver.
+    """
     shared = _Shared(ray.put(work), work.name)
+    workers = min(workers, len(units))
     slots = _io_slots(workers, use_gpu)
-    size = max(1, min(UNITS_PER_TASK, len(units) // (TASKS_PER_SLOT * slots)))
-    source = ray.data.from_arrow([_listed(units[at : at + size]) for at in range(0, len(units), size)])
-    context = source.context
-    context.target_max_block_size = 1  # what a stage yields is a block as it is: never several units in one
-    context.execution_no_progress_timeout_s = TIMEOUT_SECONDS
     # Decoded units in flight. Ray Data's own limit is half of the object store: gigabytes would pile up before the
     # actors, the slowest stage. More than this keeps no process busier: each task holds one, each actor has its next.
     flight = UNITS_PER_ACTOR * workers + slots
-    if len(units) > flight:
-        limits = context.execution_options.resource_limits
-        limit = flight * _decoded_bytes(shared, units)
-        context.execution_options.resource_limits = limits.copy(object_store_memory=limit)
+    limit = flight * _decoded_bytes(shared, units) if len(units) > flight else None
+    size = max(UNITS_PER_STREAM, UNITS_PER_STREAM_AND_ACTOR * workers)
+    for at in range(0, len(units), size):
+        source = _source(units[at : at + size], slots)
+        context = source.context
+        context.target_max_block_size = 1  # what a stage yields is a block as it is: never several units in one
+        context.execution_no_progress_timeout_s = TIMEOUT_SECONDS
+        context.raise_original_map_exception = True  # Ray Data's own wrapper loses the cause on its way from an actor
+        if limit is not None:
+            limits = context.execution_options.resource_limits
+            context.execution_options.resource_limits = limits.copy(object_store_memory=limit)
+        yield _stages(source, shared, workers, slots, use_gpu)
+
+
+def _source(units: Sequence[Unit], slots: int) -> ray.data.Dataset:
+    """Return blocks of one row each, a list of units: what one reading task does."""
+    size = max(1, min(UNITS_PER_TASK, len(units) // (TASKS_PER_SLOT * slots)))
+    return ray.data.from_arrow([_listed(units[at : at + size]) for at in range(0, len(units), size)])
+
+
+def _stages(source: ray.data.Dataset, shared: _Shared, workers: int, slots: int, use_gpu: bool) -> ray.data.Dataset:
     with _no_warnings():
         return (
             source.map_batches(
@@ -91,7 +109,7 @@ def planned(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) 
                 batch_size=None,
                 batch_format="pyarrow",
                 # Half of the slots: paused readers, whose units nobody takes yet, never keep committers from running.
-                compute=TaskPoolStrategy(size=max(1, slots // 2)),
+                compute=TaskPoolStrategy(size=max(1, min(slots // 2, source.num_blocks()))),
                 num_cpus=IO_CPUS,
                 max_retries=RETRIES,
             )
@@ -149,6 +167,7 @@ class _Shared:
         return _LOADED[key]
 
 
+_DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
 _LOADED: dict[str, UnitWork] = {}
 
 
@@ -162,7 +181,7 @@ class _Read:
         work = self.shared.work()
         for listed in batch.column(0):
             for unit in pickle.loads(zlib.decompress(listed.as_buffer())):
-                with metrics.timed(work.name, "read"):
+                with _own_words(), metrics.timed(work.name, "read"):
                     packed = _pack(work.read(unit))
                 yield packed
 
@@ -185,9 +204,10 @@ class _Compute:
     def __call__(self, batch: pa.Table) -> pa.Table:
         from raydvae.engine import one_thread
 
-        self.device = self.device or self._load()
         work = self.shared.work()
-        with metrics.timed(work.name, "compute"), one_thread(self.device):
+        with _own_words():
+            self.device = self.device or self._load()
+        with _own_words(), metrics.timed(work.name, "compute"), one_thread(self.device):
             rows = _unpack(batch)
             result = work.compute(rows)
             # Pixels that came in are not committed: they stay behind, the count of rows goes on.
@@ -202,10 +222,20 @@ class _Commit:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         work = self.shared.work()
-        with metrics.timed(work.name, "commit"):
+        with _own_words(), metrics.timed(work.name, "commit"):
             record = work.commit(*_unpack(batch))
         metrics.committed(work.name, record)
         return pa.table({"record": [json.dumps(record)]})
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    # Ray Data adds advice of its own to the text of an exception; its attributes it leaves alone.
+    try:
+        yield
+    except RaydvaeError as error:
+        error.__dict__["said"] = str(error)
+        raise
 
 
 class _Waiting:
@@ -283,9 +313,9 @@ def _unpack(table: pa.Table) -> Any:
 def _cause(error: BaseException, step: str) -> Exception:
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, RaydvaeError):
-            return seen
-        if isinstance(seen, ray.exceptions.WorkerCrashedError | ray.exceptions.ActorDiedError):
+        if isinstance(seen, RaydvaeError) and not isinstance(seen, ray.exceptions.RayTaskError):
+            return type(seen)(getattr(seen, "said", str(seen)))
+        if isinstance(seen, _DEATHS):
             return RaydvaeError(
                 f"{step}: processes that worked on one unit died {RETRIES + 1} times, the last time: {seen}. "
                 "Mostly that is memory that ran out: make data.unit_rows or pass_batch smaller, or use fewer workers. "
