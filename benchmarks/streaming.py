@@ -327,7 +327,7 @@ def planned(folder: str) -> dict[str, Any]:
 
 def fresh(folder: str, options: list[str]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--shards", folder, *options]
-    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    made = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     value: dict[str, Any] = json.loads(made.stdout)
     return value
 
