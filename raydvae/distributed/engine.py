@@ -111,6 +111,15 @@ class RayEngine:
         if not units:
             return iter(())
         self.connect()
-        from raydvae.distributed.passes import stream
+        from raydvae.distributed.passes import elastic_stream, stream
 
-        return stream(work, units, self.workers, self.device.type == "cuda")
+        use_gpu = self.device.type == "cuda"
+        if self.fewest == self.workers:
+            return stream(work, units, self.workers, use_gpu)
+        return elastic_stream(work, units, self._there, use_gpu)
+
+    def _there(self) -> int:
+        """Return for how many workers the cluster has room now, between the fewest and all."""
+        now = self.resources()
+        room = now.gpus if self.device.type == "cuda" else now.cpus - 1
+        return max(self.fewest, min(self.workers, int(room)))
