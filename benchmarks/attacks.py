@@ -62,18 +62,18 @@ def surrogate(steps: int) -> SurrogateConfig:
     return SurrogateConfig(model="small", width=8, steps=steps, batch_size=50, crop_padding=2, flip=False)
 
 
-def joint(steps: int) -> SurrogateConfig:
+def joint(steps: int, batch_size: int) -> SurrogateConfig:
     """A surrogate for noise of each sample's own: it takes slow learning, and statistics of more than 12 images."""
-    return dataclasses.replace(surrogate(steps), model="tiny", lr=0.02, slices=1)
+    return dataclasses.replace(surrogate(steps), model="tiny", batch_size=batch_size, lr=0.02, slices=1)
 
 
 CONFIGS: dict[str, AttackConfig] = {
     "lsp": LSPConfig(patch=4),
     "ar": ARConfig(norm=2.0),
     "ops": OPSConfig(),
-    "em": EMConfig(norm=LARGE, surrogate=joint(200)),
+    "em": EMConfig(norm=LARGE, step=0.4 * LARGE, surrogate=joint(120, 100)),
     "em-class": EMConfig(norm=LARGE, wise="class", surrogate=surrogate(200)),
-    "rem": REMConfig(norm=LARGE, steps=5, step=0.4 * LARGE, draws=1, inner_steps=2, surrogate=joint(150)),
+    "rem": REMConfig(norm=LARGE, steps=5, step=0.4 * LARGE, draws=1, inner_steps=2, surrogate=joint(150, 50)),
     "tap": TAPConfig(norm=LARGE, steps=100, step=0.02 * LARGE, surrogate=surrogate(400)),
     "sep": SEPConfig(norm=LARGE, variant="fa", checkpoints=4, steps=16, surrogate=surrogate(400)),
     "sep-fa-vr": SEPConfig(norm=LARGE, checkpoints=4, steps=10, inner_steps=4, surrogate=surrogate(400)),
