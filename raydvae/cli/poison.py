@@ -60,7 +60,7 @@ class Poison:
     """Seed of everything random."""
     steps: int | None = None
     """em, rem, tap, sep, ntga: steps of the noise."""
-    surrogate_model: Literal["resnet18", "small"] | None = None
+    surrogate_model: Literal["resnet18", "small", "tiny"] | None = None
     """em, rem, tap, sep: the surrogate classifier."""
     surrogate_width: int | None = None
     """em, rem, tap, sep: channels of its first convolution."""

@@ -79,8 +79,9 @@ def _following(job: TrainJob, progress: Progress | None) -> Iterator[None]:
     stop = threading.Event()
 
     def follow() -> None:
-        seen = len(job.metrics())
-        while not stop.wait(FOLLOW_INTERVAL):
+        seen, last = len(job.metrics()), False
+        while not last:
+            last = stop.wait(FOLLOW_INTERVAL)  # after the end, one more look
             with suppress(RaydvaeError):
                 lines = job.metrics()
                 for line in lines[seen:]:

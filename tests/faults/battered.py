@@ -64,12 +64,12 @@ class Hit:
     def compute(self, rows: Rows) -> Any:
         with open(self.marks / f"{self.name}.computed", "a", encoding="utf-8") as file:
             file.write(rows.unit.id + "\n")
-        if rows.unit.start:  # not the first one
+        if not rows.unit.id.endswith("r0000000000"):
             die_once(self.marks / f"{self.name}.actor")
         return self.work.compute(rows)
 
     def commit(self, rows: Rows, result: Any) -> Record:
-        if self.name == "pass1" and rows.unit.start:
+        if self.name == "pass1" and not rows.unit.id.endswith("r0000000000"):
             mark = self.marks / "commit"
             if not mark.exists():
                 self.work.run.publish(self.work.data, rows, result[0], "_raydvae/work/p1")  # type: ignore[attr-defined]
