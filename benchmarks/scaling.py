@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import os
 import resource
 import statistics
@@ -339,7 +340,7 @@ class Costs:
 
     def step_seconds(self, gpus: int) -> tuple[float, float]:
         """Return the computing and the exchange of one training step, which do not overlap."""
-        compute = self.batch * self.flops["train_pass3"] / self.gpu_flops
+        compute = self.batch * max(self.flops["train_pass1"], self.flops["train_pass3"]) / self.gpu_flops
         sent = 4 * self.numbers * 2 * (gpus - 1) / gpus  # one slice a worker: a ring all-reduce's traffic
         share = self.node_bytes / self.gpus_a_node
         return compute, sent / share
@@ -369,6 +370,11 @@ def reach(costs: Costs) -> list[dict[str, Any]]:
                     "pass_hours": round((images / speed + costs.start_seconds) / 3600, 2),
                     "training_efficiency": round(compute / (compute + traffic), 3),
                     "stage_hours": round((costs.epochs * epoch + costs.start_seconds) / 3600, 1),
+                    # Rows a unit from which the driver would no longer be the limit:
+                    "unit_rows_for_driver": math.ceil(
+                        min(v for k, v in speeds.items() if k != "driver") * costs.driver_seconds_a_unit
+                    ),
+                    "training_memory_gib_a_worker": round(images * 224 * 224 * 3 / 2**30),  # it holds all pixels
                     "listing_seconds": round(costs.listing_seconds(images), 1),
                 }
             )
