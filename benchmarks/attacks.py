@@ -4,21 +4,24 @@
 small net learns from them clean, poisoned, and with the same noise shuffled over images of other classes (if the
 drop comes from the shortcut and not from the noise, the last one costs little), and is tested on 500 others.
 
-    python benchmarks/attacks.py [lsp ar ops em em-class rem tap sep ntga ...]
+    python benchmarks/attacks.py [--pictures FOLDER] [lsp ar ops em em-class rem tap sep sep-fa-vr ntga ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import io
 import json
-import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -43,8 +46,9 @@ from raydvae.data.manifest import Run, parquet_bytes
 from raydvae.data.schema import huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.engine import InProcess
-from raydvae.evaluation.protocol import accuracy
+from raydvae.evaluation.protocol import hits
 from raydvae.models.classifiers import TinyNet
+from raydvae.reports.poison import describe_poison
 from raydvae.training.feed import ImageSet
 from raydvae.training.loop import train
 from raydvae.training.tasks import ClassifierTask
@@ -58,13 +62,18 @@ def surrogate(steps: int) -> SurrogateConfig:
     return SurrogateConfig(model="small", width=8, steps=steps, batch_size=50, crop_padding=2, flip=False)
 
 
+def joint(steps: int, batch_size: int) -> SurrogateConfig:
+    """A surrogate for noise of each sample's own: it takes slow learning, and statistics of more than 12 images."""
+    return dataclasses.replace(surrogate(steps), model="tiny", batch_size=batch_size, lr=0.02, slices=1)
+
+
 CONFIGS: dict[str, AttackConfig] = {
     "lsp": LSPConfig(patch=4),
     "ar": ARConfig(norm=2.0),
     "ops": OPSConfig(),
-    "em": EMConfig(norm=LARGE, surrogate=surrogate(300)),
+    "em": EMConfig(norm=LARGE, step=0.4 * LARGE, surrogate=joint(120, 100)),
     "em-class": EMConfig(norm=LARGE, wise="class", surrogate=surrogate(200)),
-    "rem": REMConfig(norm=LARGE, steps=5, step=0.4 * LARGE, draws=2, inner_steps=3, surrogate=surrogate(300)),
+    "rem": REMConfig(norm=LARGE, steps=5, step=0.4 * LARGE, draws=1, inner_steps=2, surrogate=joint(150, 50)),
     "tap": TAPConfig(norm=LARGE, steps=100, step=0.02 * LARGE, surrogate=surrogate(400)),
     "sep": SEPConfig(norm=LARGE, variant="fa", checkpoints=4, steps=16, surrogate=surrogate(400)),
     "sep-fa-vr": SEPConfig(norm=LARGE, checkpoints=4, steps=10, inner_steps=4, surrogate=surrogate(400)),
@@ -105,7 +114,7 @@ def learned(images: Array, labels: Labels, test: ImageSet, crop: int) -> float:
     config = TrainConfig(epochs=EPOCHS, batch_size=50, optimizer="sgd", lr=0.1, weight_decay=5e-4, slices=2)
     model = task.build()
     model.load_state_dict(train(task, image_set(images, labels), config, seed=0, threads=2).model)
-    return round(accuracy(model.eval(), test, torch.device("cpu")), 1)
+    return round(100 * hits(model.eval(), test, torch.device("cpu")) / len(test), 1)
 
 
 def shuffled(clean: Array, poisoned: Array, labels: Labels) -> Array:
@@ -127,19 +136,36 @@ def poisoned_by(config: AttackConfig, data: Dataset, store: Store) -> Array:
     return np.concatenate([decode_rows(made, u, made.read(u), classes, SIDE).images for u in made.units()])
 
 
+def save_picture(folder: Path, name: str, poisoned: Store, clean: str) -> None:
+    describe_poison(poisoned.uri, clean)
+    with Image.open(io.BytesIO(poisoned.read("_raydvae/poison.png"))) as picture:
+        half = picture.crop((0, 0, picture.width // 2, picture.height))
+    folder.mkdir(parents=True, exist_ok=True)
+    half.save(folder / f"{name}.png", optimize=True)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Show what each attack does at small scale.")
+    parser.add_argument("names", nargs="*", metavar="ATTACK", help=" ".join(CONFIGS))
+    parser.add_argument("--pictures", type=Path, help="write the noise of the first five classes here, a PNG an attack")
+    asked = parser.parse_args()
+    if strange := set(asked.names) - set(CONFIGS):
+        parser.error(f"there is no attack {min(strange)!r} here; choose of {' '.join(CONFIGS)}")
     images, labels = digits()
     test = image_set(images[ROWS : ROWS + TEST], labels[ROWS : ROWS + TEST])
     images, labels = images[:ROWS], labels[:ROWS]
-    for name in sys.argv[1:] or CONFIGS:
+    for name in asked.names or CONFIGS:
         config = CONFIGS[name]
         crop = 0 if name == "ops" else 2
         with tempfile.TemporaryDirectory() as folder:
             write(Store(f"{folder}/clean"), images, labels)
             data = open_dataset(f"{folder}/clean", DataConfig(unit_rows=getattr(config, "block_rows", 1024)))
             started = time.monotonic()
-            poisoned = poisoned_by(config, data, Store(f"{folder}/poisoned"))
+            store = Store(f"{folder}/poisoned")
+            poisoned = poisoned_by(config, data, store)
             seconds = time.monotonic() - started
+            if asked.pictures:
+                save_picture(asked.pictures, name, store, f"{folder}/clean")
         result = {
             "attack": name,
             "norm": getattr(config, "norm", None),

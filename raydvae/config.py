@@ -161,7 +161,9 @@ class DataConfig:
     """How rows become images, and when they are refused.
 
     Columns are recognized by name and type where ``image_column`` and ``label_column`` are empty. ``reject_limit`` is
-    the share of rows that may be unusable before a run fails.
+    the share of rows that may be unusable before a run fails. A training set whose decoded images fit into
+    ``memory_gib`` is kept in every worker's memory; a larger one is streamed anew in each epoch. It is a setting and
+    not measured, because the two shuffle in different ways and a result must not depend on the machine.
     """
 
     image_column: str = ""
@@ -171,6 +173,7 @@ class DataConfig:
     reject_limit: float = 0.01
     max_image_bytes: int = 64 * 2**20
     max_image_pixels: int = 64 * 10**6
+    memory_gib: float = 8.0
 
     def __post_init__(self) -> None:
         check_choice("size_policy", self.size_policy, SizePolicy)
@@ -180,17 +183,25 @@ class DataConfig:
             raise ConfigError(f"reject_limit is {self.reject_limit}; give a share of the rows between 0 and 1.")
         if self.max_image_bytes < 1 or self.max_image_pixels < 1:
             raise ConfigError("max_image_bytes and max_image_pixels must be positive.")
+        if not 0 < self.memory_gib < math.inf:
+            raise ConfigError(f"memory_gib is {self.memory_gib}; give a positive number of GiB for decoded images.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PurifyConfig:
-    """A whole purification. ``sample_z`` off takes the latents' mean at inference; the official code samples."""
+    """A whole purification.
+
+    ``train_rows`` trains both stages on a seeded sample of so many rows, each class in proportion, and applies the
+    models to all rows; 0 trains on all. ``sample_z`` off takes the latents' mean at inference; the official code
+    samples.
+    """
 
     preset: str = "cifar10"
     seed: int = 0
     stage1: StageConfig = field(default_factory=StageConfig)
     stage2: StageConfig = field(default_factory=StageConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    train_rows: int = 0
     sample_z: bool = True
     quantize: Quantize = "round"
     pass_batch: int = 128
@@ -198,6 +209,8 @@ class PurifyConfig:
 
     def __post_init__(self) -> None:
         check_choice("quantize", self.quantize, Quantize)
+        if self.train_rows < 0:
+            raise ConfigError(f"train_rows is {self.train_rows}; give a number of rows, or 0 to train on all.")
         if self.pass_batch < 1:
             raise ConfigError(f"pass_batch is {self.pass_batch}; give a positive number of images.")
         first, second = self.stage1.model, self.stage2.model

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from raydvae.data.dataset import Dataset, Rows, Unit
+from raydvae.data.lease import Lease
 from raydvae.data.manifest import Run
 from raydvae.training.job import Progress, TrainJob, pick_device, run_job
 
@@ -46,11 +48,42 @@ class UnitWork(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What is asked for, or what there is; ``memory`` in bytes."""
+
+    cpus: float
+    gpus: float
+    memory: int
+    where: str = ""
+
+
 class Engine(Protocol):
-    """Where work is done."""
+    """Where work is done. ``io_cores`` read and commit units beside the workers."""
 
     workers: int
     device: torch.device
+
+    @property
+    def io_cores(self) -> float:
+        """Cores that read and commit units."""
+        ...
+
+    def cores(self, slices: int) -> float:
+        """Cores of each worker in a training whose batches have ``slices`` slices."""
+        ...
+
+    def asks(self, cores: float, memory: int) -> Resources:
+        """Return what workers with so many cores and bytes of decoded images each take together."""
+        ...
+
+    def resources(self) -> Resources:
+        """Return what there is."""
+        ...
+
+    def call(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Return ``work(*args, device)``, called where a worker would be."""
+        ...
 
     def train(self, job: TrainJob, progress: Progress | None = None) -> None:
         """Run a training to its end; a finished one returns at once."""
@@ -77,6 +110,34 @@ class Silent:
         return nullcontext(lambda _: None)
 
 
+@contextmanager
+def held(run: Run, watch: Watch) -> Iterator[Watch]:
+    """Have the run's folder to oneself; the watch that is given notes progress there too (see `Lease`)."""
+    run.check_free()
+    with Lease(run.home) as lease:
+        yield _Noted(watch, lease)
+
+
+class _Noted:
+    """A watch that passes everything on and notes it in the run's lease."""
+
+    def __init__(self, watch: Watch, lease: Lease) -> None:
+        self.watch, self.lease = watch, lease
+
+    @contextmanager
+    def step(self, name: str, total: int, unit: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+        with self.watch.step(name, total, unit) as advance:
+            self.lease.begin(name, total, unit)
+
+            def both(event: dict[str, Any]) -> None:
+                self.lease.check()
+                done = event["epoch"] + 1 if "epoch" in event else self.lease.note["done"] + event["rows_in"]
+                self.lease.advance(done)
+                advance(event)
+
+            yield both
+
+
 def apply_to_units(
     engine: Engine, run: Run, work: UnitWork, data: Dataset, watch: Watch | None = None
 ) -> tuple[int, float]:
@@ -91,6 +152,14 @@ def apply_to_units(
     return rows, time.monotonic() - started
 
 
+def scan(engine: Engine, job: TrainJob) -> None:
+    """Find out which rows of a streamed training can be used, where that is not known yet."""
+    if work := job.scan:
+        for _ in engine.map(work, work.left()):
+            pass
+        work.counts()  # says now, and not in a worker, if too many cannot be used
+
+
 class InProcess:
     """Everything here and now, on this machine's cores or its GPU."""
 
@@ -100,8 +169,30 @@ class InProcess:
         self.device = pick_device()
         self.threads = threads or available_cores()
 
+    @property
+    def io_cores(self) -> float:
+        """See `Engine`."""
+        return 1
+
+    def cores(self, slices: int) -> float:
+        """See `Engine.cores`."""
+        return min(self.threads, slices)
+
+    def asks(self, cores: float, memory: int) -> Resources:
+        """See `Engine.asks`."""
+        return Resources(cores, 1 if self.device.type == "cuda" else 0, memory)
+
+    def resources(self) -> Resources:
+        """See `Engine.resources`."""
+        return this_machine()
+
+    def call(self, work: Callable[..., Any], *args: Any) -> Any:
+        """See `Engine.call`."""
+        return work(*args, self.device)
+
     def train(self, job: TrainJob, progress: Progress | None = None) -> None:
         """See `Engine.train`."""
+        scan(self, job)
         run_job(job, self.device, self.threads, progress=progress)
 
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
@@ -127,6 +218,12 @@ class one_thread:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_: object) -> None:
         torch.set_num_threads(self.before)
+
+
+def this_machine() -> Resources:
+    """Return what this machine has for this process."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Resources(available_cores(), torch.cuda.device_count(), memory, "this machine")
 
 
 def available_cores() -> int:

@@ -19,6 +19,14 @@ from raydvae.config import DataConfig, PurifyConfig, StageConfig, digits
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.store import Store
+from tests.s3 import quick_retries, s3_proxy, s3_proxy_shared, s3_server  # noqa: F401  fixtures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes, one takes all tests of Ray: clusters that start at once on few cores fail to."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +64,8 @@ def ray_cluster() -> Iterator[None]:
 
     for attempt in (1, 2):
         try:
-            ray.init(num_cpus=6, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+            # "local": a cluster of its own, and not the one that was started last on this machine.
+            ray.init("local", num_cpus=6, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
             break
         except Exception:
             ray.shutdown()

@@ -28,28 +28,22 @@ from torch import Tensor, nn
 from raydvae.attacks.base import Array, Bound, Floats
 from raydvae.attacks.configs import EMConfig
 from raydvae.attacks.pgd import freeze, input_gradient, sign_descent, to_noise, to_tensor
-from raydvae.attacks.surrogate import build_surrogate
+from raydvae.attacks.surrogate import SurrogateTask
 from raydvae.attacks.transforms import Draws, RowDraws, SliceDraws, draw_view, start_noise
 from raydvae.errors import DataError
-from raydvae.models.losses import Parts
 from raydvae.seeds import derive
 
 BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
-class EMTask:
+class EMTask(SurrogateTask):
     """Train the surrogate together with the noise."""
 
     config: EMConfig
-    num_classes: int
 
-    def build(self) -> nn.Module:
-        """Return a new model."""
-        return build_surrogate(self.config.surrogate, self.num_classes)
-
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
-        """Craft noise for random views of the slice, then run forward on the noisy views."""
+    def inputs(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return random views of the slice, with noise crafted for them."""
         draws = SliceDraws(generator, len(x))
         training = self.config.surrogate
         x = draw_view(draws, x.shape[2], x.shape[3], training.crop_padding, training.flip)(x)
@@ -58,13 +52,7 @@ class EMTask:
             delta = class_descent(model, [(x, y)], start * self.config.norm, self.config)[y]
         else:
             delta = sample_descent(model, x, y, draws, self.config)
-        logits = model((x + delta).clamp(0, 1))
-        accuracy = (logits.detach().argmax(dim=1) == y).float().mean()
-        return {"cross_entropy": F.cross_entropy(logits, y), "accuracy": accuracy}
-
-    def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
-        """Return the cross-entropy."""
-        return parts["cross_entropy"]
+        return (x + delta).clamp(0, 1)
 
 
 class EM:

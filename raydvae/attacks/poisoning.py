@@ -15,10 +15,10 @@ import torch
 from raydvae.attacks.base import Array, Attack, Floats, apply, measure
 from raydvae.attacks.configs import NTGAConfig
 from raydvae.attacks.recipes import Recipe, prepare
-from raydvae.attacks.selection import Selection, select
 from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
 from raydvae.data.manifest import Run, check_rejected, parquet_bytes
-from raydvae.engine import Engine, Watch, apply_to_units
+from raydvae.data.selection import Selection, select
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
 
 BATCH = 128
 STEP = "poison"
@@ -123,12 +123,13 @@ def poison(
     chosen = rows_of(data, classes) if 0 < ratio < 1 else ()
     selection = select(chosen, ratio, recipe.config.seed, stratified)
     about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
-    run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
-    work = PoisonWork(run, data, classes, recipe, selection)
-    if len(run.done(work.name)) < len(data.units()):
-        prepare(recipe, data, classes, engine, watch)
-        apply_to_units(engine, run, work, data, watch)
-    counts = collect(run)
+    with held(run, watch or Silent()) as watch:
+        run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+        work = PoisonWork(run, data, classes, recipe, selection)
+        if len(run.done(work.name)) < len(data.units()):
+            prepare(recipe, data, classes, engine, watch)
+            apply_to_units(engine, run, work, data, watch)
+        counts = collect(run)
     check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")
     return counts
 

@@ -37,11 +37,11 @@ from raydvae.attacks.ntga import NTGA
 from raydvae.attacks.ops import OPS, OPSStatistics
 from raydvae.attacks.registry import AttackConfig
 from raydvae.attacks.rem import REM, REMTask
-from raydvae.attacks.selection import select
 from raydvae.attacks.sep import SEP, ClassFeatures
 from raydvae.attacks.surrogate import SurrogateTask, build_surrogate
 from raydvae.attacks.tap import TAP
 from raydvae.data.dataset import Classes, Dataset, Rows, decode_rows
+from raydvae.data.selection import select
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch
 from raydvae.errors import ConfigError
@@ -138,7 +138,7 @@ def _task(recipe: Recipe) -> Task:
     if isinstance(recipe.config, REMConfig):
         return REMTask(recipe.config, recipe.num_classes)
     assert isinstance(recipe.config, TAPConfig | SEPConfig)
-    return SurrogateTask(recipe.config.surrogate, recipe.num_classes)
+    return SurrogateTask(recipe.config, recipe.num_classes)
 
 
 def _train(

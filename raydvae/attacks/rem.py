@@ -22,34 +22,22 @@ from torch import Tensor, nn
 from raydvae.attacks.base import Array, Bound, Floats
 from raydvae.attacks.configs import REMConfig
 from raydvae.attacks.pgd import freeze, input_gradient, sign_descent, to_noise, to_tensor
-from raydvae.attacks.surrogate import build_surrogate
+from raydvae.attacks.surrogate import SurrogateTask
 from raydvae.attacks.transforms import Draws, RowDraws, SliceDraws, View, draw_view, start_noise
-from raydvae.models.losses import Parts
 
 
 @dataclass(frozen=True, slots=True)
-class REMTask:
+class REMTask(SurrogateTask):
     """Train the surrogate adversarially, together with the noise."""
 
     config: REMConfig
-    num_classes: int
 
-    def build(self) -> nn.Module:
-        """Return a new model."""
-        return build_surrogate(self.config.surrogate, self.num_classes)
-
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
-        """Craft noise for the slice, then run forward on attacked random views of the noisy images."""
+    def inputs(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return attacked random views of the slice with noise crafted for it."""
         draws = SliceDraws(generator, len(x))
         view = _view(draws, x, self.config)
         noisy = view(x + robust_noise(model, x, y, draws, self.config))
-        logits = model(noisy + inner_attack(model, noisy, y, draws, self.config))
-        accuracy = (logits.detach().argmax(dim=1) == y).float().mean()
-        return {"cross_entropy": F.cross_entropy(logits, y), "accuracy": accuracy}
-
-    def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
-        """Return the cross-entropy."""
-        return parts["cross_entropy"]
+        return noisy + inner_attack(model, noisy, y, draws, self.config)
 
 
 class REM:

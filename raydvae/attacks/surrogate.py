@@ -1,4 +1,4 @@
-"""Surrogates: the classifiers that attacks craft noise against, and their clean training as a task of the loop."""
+"""Surrogates: the classifiers that attacks craft noise against, and their training as a task of the loop."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydvae.attacks.configs import SurrogateConfig
+from raydvae.attacks.configs import EMConfig, REMConfig, SEPConfig, SurrogateConfig, TAPConfig
 from raydvae.errors import ConfigError
-from raydvae.models.classifiers import ResNet18, SmallNet
+from raydvae.models.classifiers import ResNet18, SmallNet, TinyNet
 from raydvae.models.losses import Parts
-from raydvae.training.tasks import ClassifierTask
+from raydvae.training.tasks import random_crop, random_flip
 
-SURROGATES: dict[str, Callable[[int, int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet}
+SURROGATES: dict[str, Callable[[int, int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet, "tiny": TinyNet}
 
 
 def build_surrogate(config: SurrogateConfig, num_classes: int) -> nn.Module:
@@ -28,19 +29,26 @@ def build_surrogate(config: SurrogateConfig, num_classes: int) -> nn.Module:
 
 @dataclass(frozen=True, slots=True)
 class SurrogateTask:
-    """Train a surrogate on clean images, for TAP and SEP."""
+    """Train a surrogate on clean images, for TAP and SEP; for other attacks, subclasses put noise into its inputs."""
 
-    config: SurrogateConfig
+    config: TAPConfig | SEPConfig | EMConfig | REMConfig
     num_classes: int
 
     def build(self) -> nn.Module:
         """Return a new model."""
-        return build_surrogate(self.config, self.num_classes)
+        return build_surrogate(self.config.surrogate, self.num_classes)
+
+    def inputs(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what the surrogate learns from in place of images ``x`` (B, 3, H, W): random views of them."""
+        training = self.config.surrogate
+        x = random_crop(x, training.crop_padding, generator) if training.crop_padding else x
+        return random_flip(x, generator) if training.flip else x
 
     def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
-        """Run forward on augmented images."""
-        task = ClassifierTask(self.config.model, self.num_classes, self.config.crop_padding, self.config.flip)
-        return task.measure(model, x, y, generator)
+        """Run forward on the slice's `inputs`."""
+        logits = model(self.inputs(model, x, y, generator))
+        accuracy = (logits.detach().argmax(dim=1) == y).float().mean()
+        return {"cross_entropy": F.cross_entropy(logits, y), "accuracy": accuracy}
 
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
         """Return the cross-entropy."""

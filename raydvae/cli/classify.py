@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.cli.common import Progress, finish, storage_options, worker_range
 from raydvae.config import ClassifyConfig
+from raydvae.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,12 @@ class Classify:
     """Resize all images to this height and width."""
     no_flip: bool = False
     """Do not mirror images at random (digits, text, signs)."""
-    workers: int = 1
-    """Workers to train with."""
+    workers: str = "1"
+    """Workers to train with; MIN:MAX goes on with fewer when some are lost, and grows back."""
+    address: str | None = None
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
+    wait: float = 0
+    """Seconds to let the cluster grow until it has room for the workers."""
     seed: int = 0
     """Seed of everything random."""
     out: str | None = None
@@ -46,6 +51,7 @@ class Classify:
 
     def run(self) -> None:
         """Classify."""
+        fewest, workers = worker_range(self.workers)
         base = ClassifyConfig()
         train = dataclasses.replace(base.train, epochs=self.epochs, batch_size=self.batch, lr=self.lr)
         data = dataclasses.replace(base.data, size_policy="resize" if self.image_size else "reject")
@@ -62,7 +68,9 @@ class Classify:
         tested = open_dataset(self.test, data, options, split="test")
         classes = find_classes(trained)
         size = self.image_size or probe_size(trained)
-        with tempfile.TemporaryDirectory() as folder, RayEngine(self.workers) as engine:
+        with tempfile.TemporaryDirectory() as folder, RayEngine(workers, self.address, fewest, self.wait) as engine:
+            if engine.address and not self.out:
+                raise ConfigError("On a cluster the classifier needs a folder that all its machines reach: give --out.")
             store = Store(self.out, options) if self.out else Store(folder)
             accuracy = classify(trained, tested, classes, size, config, store, engine, Progress())
         text = (

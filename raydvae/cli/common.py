@@ -98,6 +98,19 @@ def _read(event: dict[str, Any]) -> tuple[int, str]:
     return int(event["epoch"]) + 1, " ".join(parts)
 
 
+def worker_range(text: str) -> tuple[int, int]:
+    """Return the fewest and the most workers of ``N`` or ``MIN:MAX``."""
+    from raydvae.errors import ConfigError
+
+    parts = text.split(":")
+    if not 1 <= len(parts) <= 2 or not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--workers is {text!r}; give a number, or MIN:MAX.")
+    fewest, most = int(parts[0]), int(parts[-1])
+    if not 1 <= fewest <= most:
+        raise ConfigError(f"--workers is {text}; give at least 1, and the smaller number first.")
+    return fewest, most
+
+
 def storage_options(pairs: tuple[str, ...]) -> dict[str, Any]:
     """Return ``key=value`` pairs as options of the file system; values may be JSON."""
     from raydvae.errors import ConfigError

@@ -19,6 +19,7 @@ from raydvae.cli.purify import Purify
 from raydvae.cli.quickstart import Quickstart
 from raydvae.cli.releases import ExportPoison, ImportPoison
 from raydvae.cli.report import Report
+from raydvae.cli.status import Status
 from raydvae.errors import Interrupted, RaydvaeError
 
 Command = Union[  # noqa: UP007 - tyro reads the annotated members
@@ -31,6 +32,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[Classify, subcommand("classify")],
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Report, subcommand("report")],
+    Annotated[Status, subcommand("status")],
 ]
 
 
@@ -51,6 +53,11 @@ def run(args: list[str]) -> int:
     set_up_logging()
     signal.signal(signal.SIGTERM, _stop)
     try:
+        address = getattr(command, "address", None) or ""
+        if address.startswith(("http://", "https://", "ray://")):
+            from raydvae.distributed.submit import submit
+
+            return submit(address, without_address(args))
         command.run()
     except (KeyboardInterrupt, Interrupted):
         say("Interrupted. What was committed is kept; the same command goes on from there.")
@@ -61,6 +68,16 @@ def run(args: list[str]) -> int:
     except BrokenPipeError:
         return 0
     return 0
+
+
+def without_address(args: list[str]) -> list[str]:
+    """Return ``args`` without --address and its value: on the cluster itself the address is another."""
+    out, skip = [], False
+    for arg in args:
+        if not skip and arg != "--address" and not arg.startswith("--address="):
+            out.append(arg)
+        skip = arg == "--address" and not skip
+    return out
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.attacks.configs import ClassMeans, EMWise, NoiseView, NTGANet, NTGAUpdate, SEPVariant
 from raydvae.attacks.registry import AttackConfig, find_attack
-from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.cli.common import Progress, finish, storage_options, worker_range
 from raydvae.errors import ConfigError
 
 OWN = {  # flags that belong to some attacks only, and the setting each one is
@@ -60,7 +60,7 @@ class Poison:
     """Seed of everything random."""
     steps: int | None = None
     """em, rem, tap, sep, ntga: steps of the noise."""
-    surrogate_model: Literal["resnet18", "small"] | None = None
+    surrogate_model: Literal["resnet18", "small", "tiny"] | None = None
     """em, rem, tap, sep: the surrogate classifier."""
     surrogate_width: int | None = None
     """em, rem, tap, sep: channels of its first convolution."""
@@ -100,8 +100,12 @@ class Poison:
     """ntga: held-out rows."""
     image_size: int | None = None
     """Resize all images to this height and width."""
-    workers: int = 1
-    """Workers to train and compute with."""
+    workers: str = "1"
+    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
+    address: str | None = None
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
+    wait: float = 0
+    """Seconds to let the cluster grow until it has room for the workers."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
@@ -110,6 +114,7 @@ class Poison:
     def run(self) -> None:
         """Poison."""
         started = time.monotonic()
+        fewest, workers = worker_range(self.workers)
         config = self.settings()
         if not 0 <= self.ratio <= 1:
             raise ConfigError(f"The ratio of poisoned rows is {self.ratio}; give a number between 0 and 1.")
@@ -131,7 +136,7 @@ class Poison:
         run = Run(Store(self.out, options))
         recipe = Recipe(config, self.image_size or probe_size(data), classes.count, run.home)
         recipe.check()
-        with RayEngine(self.workers) as engine:
+        with RayEngine(workers, self.address, fewest, self.wait) as engine:
             counts = poison(
                 recipe, data, classes, run, engine, ratio=self.ratio, stratified=self.stratified, watch=Progress()
             )

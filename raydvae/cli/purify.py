@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.cli.common import Progress, finish, say, storage_options, worker_range
 from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset
 from raydvae.errors import ConfigError
 
@@ -23,7 +23,7 @@ class Purify:
     source: Positional[str]
     """Folder, file, glob or URI of parquet files."""
     out: Positional[str]
-    """Folder or URI for the purified data set; running again goes on with it."""
+    """Folder or URI for the purified data set; running again goes on with it, and takes what is new in the source."""
     preset: Literal["cifar10", "cifar100", "imagenet100", "digits"] = "cifar10"
     """Settings to start from: the paper's for each data set."""
     config: str | None = None
@@ -54,8 +54,22 @@ class Purify:
     """Share of the rows that may be unusable before the run fails."""
     unit_rows: int | None = None
     """Most rows in a unit of work, which is one output file."""
-    workers: int = 1
-    """Workers to train and compute with."""
+    train_rows: int | None = None
+    """Train on a seeded sample of so many rows, each class in proportion; all rows are purified."""
+    memory_gib: float | None = None
+    """Decoded images that a worker keeps while it trains; what is larger is streamed in each epoch (default 8)."""
+    models: str | None = None
+    """Take settings and models of this finished run instead of training."""
+    workers: str = "1"
+    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
+    address: str | None = None
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
+    wait: float = 0
+    """Seconds to let the cluster grow until it has room for the workers."""
+    until: Literal["stage1", "pass1", "stage2"] | None = None
+    """End after this step; a later call without it goes on."""
+    dry_run: bool = False
+    """Tell what would be done, and end."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
     keep_intermediate: bool = False
@@ -67,27 +81,62 @@ class Purify:
 
     def run(self) -> None:
         """Purify."""
-        config = self.settings()
-        if self.workers < 1:
-            raise ConfigError(f"--workers is {self.workers}; give at least 1.")
+        fewest, workers = worker_range(self.workers)
+        options = storage_options(self.storage_option)
+        config = self.borrowed(options) if self.models else self.settings()
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
-        from raydvae.purify.algorithm import purify
+        from raydvae.purify.algorithm import adoptable, purify
+        from raydvae.purify.preflight import preflight
         from raydvae.reports.collect import write_report
 
-        options = storage_options(self.storage_option)
         data = open_dataset(self.source, config.data, options, split="train")
-        classes = find_classes(data, self.classes or (None if data.schema.class_names else config.num_classes))
-        size = self.image_size
-        if size is None and not self.config and config.data.size_policy == "reject":
-            size = probe_size(data)
-        config = sized(config, classes.count, size or config.image_size)
+        if self.models:
+            models = Run(Store(self.models, options))
+            classes = adoptable(models, data)
+        else:
+            models = None
+            classes = find_classes(data, self.classes or (None if data.schema.class_names else config.num_classes))
+            size = self.image_size
+            if size is None and not self.config and config.data.size_policy == "reject":
+                size = probe_size(data)
+            config = sized(config, classes.count, size or config.image_size)
         out = Store(self.out, options)
-        with RayEngine(self.workers) as engine:
-            summary = purify(data, classes, out, config, engine, Progress())
+        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+            plan = preflight(data, classes, out, config, engine, trains=models is None)
+            say(plan.text())
+            plan.check()
+            if self.dry_run:
+                finish(plan.to_dict(), self.json, "Nothing was done: --dry-run.")
+                return
+            summary = purify(data, classes, out, config, engine, Progress(), models, self.until)
         report = write_report(out)
         finish(result(summary, report), self.json, described(summary, self.out, report))
+
+    def borrowed(self, options: dict[str, Any]) -> PurifyConfig:
+        """Return the settings of the run whose models are taken; `ConfigError` for flags that would change them."""
+        from raydvae.config import from_dict
+        from raydvae.data.manifest import Run
+        from raydvae.data.store import Store
+
+        fixed = ("config", "kld1", "kld2", "epochs", "batch", "width", "lr", "slices", "batch_stats", "classes")
+        given = [name for name in (*fixed, "image_size", "train_rows", "memory_gib") if getattr(self, name) is not None]
+        if given:
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} is a setting of the models, which {self.models} has decided. "
+                "Leave it out, or train anew without --models."
+            )
+        known = Run(Store(str(self.models), options)).read()
+        if known["kind"] != "purify":
+            raise ConfigError(f"--models {self.models} is a {known['kind']} run; give the folder of a purification.")
+        base = from_dict(preset(known["config"]["preset"]), known["config"])
+        data = _given(base.data, reject_limit=self.reject_limit, unit_rows=self.unit_rows, size_policy=self.size_policy)
+        config: PurifyConfig = _given(
+            base, seed=self.seed, data=data, train_rows=0, keep_intermediate=self.keep_intermediate or None
+        )
+        return config
 
     def settings(self) -> PurifyConfig:
         """Return preset or TOML file with the flags on top."""
@@ -98,13 +147,20 @@ class Purify:
                     base = load_toml(file.read())
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"Cannot read --config {self.config}: {error}.") from None
-        data = _given(base.data, size_policy=self.size_policy, reject_limit=self.reject_limit, unit_rows=self.unit_rows)
+        data = _given(
+            base.data,
+            size_policy=self.size_policy,
+            reject_limit=self.reject_limit,
+            unit_rows=self.unit_rows,
+            memory_gib=self.memory_gib,
+        )
         if self.image_size is not None and self.size_policy is None:
             data = dataclasses.replace(data, size_policy="resize")
         config: PurifyConfig = _given(
             base,
             seed=self.seed,
             data=data,
+            train_rows=self.train_rows,
             stage1=self._stage(base.stage1, self.kld1),
             stage2=self._stage(base.stage2, self.kld2),
             keep_intermediate=self.keep_intermediate or None,
@@ -139,16 +195,21 @@ def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConf
 
 
 def result(summary: Summary, report: str) -> dict[str, Any]:
-    """Return the JSON line of a purification."""
-    last = {name: history[-1] for name, history in summary.history.items()}
+    """Return the JSON line of a purification; values of stages that are still to come are null."""
+
+    def last(stage: str, name: str, digits: int) -> float | None:
+        history = summary.history.get(stage)
+        return round(history[-1][name], digits) if history else None
+
     return {
+        "complete": summary.complete,
         "rows_in": summary.rows_in,
         "rows_out": summary.rows_out,
         "rows_rejected": summary.rows_rejected,
-        "stage1_psnr": round(last["stage1"]["psnr"], 3),
-        "stage2_psnr": round(last["stage2"]["psnr"], 3),
-        "stage1_kld": round(last["stage1"]["kld"], 4),
-        "stage2_kld": round(last["stage2"]["kld"], 4),
+        "stage1_psnr": last("stage1", "psnr", 3),
+        "stage2_psnr": last("stage2", "psnr", 3),
+        "stage1_kld": last("stage1", "kld", 4),
+        "stage2_kld": last("stage2", "kld", 4),
         "seconds": {name: round(value, 2) for name, value in summary.seconds.items()},
         "images_per_second": {name: round(value, 1) for name, value in summary.speeds.items()},
         "report": report,
@@ -157,9 +218,7 @@ def result(summary: Summary, report: str) -> dict[str, Any]:
 
 def described(summary: Summary, out: str, report: str) -> str:
     """Return the closing words of a purification."""
-    last = {name: history[-1] for name, history in summary.history.items()}
-    return (
-        f"Complete: {summary.rows_in} rows in, {summary.rows_out} out, {summary.rows_rejected} rejected.\n"
-        f"PSNR {last['stage1']['psnr']:.1f} dB in stage 1, {last['stage2']['psnr']:.1f} dB in stage 2.\n"
-        f"Data: {out}\nReport: {report}"
-    )
+    stages = [f"{history[-1]['psnr']:.1f} dB in {name}" for name, history in summary.history.items()]
+    rows = f"{summary.rows_in} rows in, {summary.rows_out} out, {summary.rows_rejected} rejected"
+    state = f"Complete: {rows}." if summary.complete else "Not complete yet: the same command without --until goes on."
+    return f"{state}\nPSNR {', '.join(stages)}.\nData: {out}\nReport: {report}"

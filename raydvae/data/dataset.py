@@ -231,8 +231,18 @@ def _checked(classes: Classes, dataset: Dataset) -> Classes:
     return classes
 
 
-def decode_rows(dataset: Dataset, unit: Unit, table: pa.Table, classes: Classes, image_size: int) -> Rows:
-    """Decode a unit's rows to ``image_size`` pixels; every bad row ends in ``rejected``, with its reason."""
+def decode_rows(
+    dataset: Dataset,
+    unit: Unit,
+    table: pa.Table,
+    classes: Classes,
+    image_size: int,
+    only: npt.NDArray[np.bool_] | None = None,
+) -> Rows:
+    """Decode a unit's rows to ``image_size`` pixels; every bad row ends in ``rejected``, with its reason.
+
+    With ``only``, a mask of the unit's rows, the others are left out of both.
+    """
     schema = dataset.schema
     labels = classes.numbers(table.column(schema.label))
     images: list[Array] = []
@@ -240,6 +250,8 @@ def decode_rows(dataset: Dataset, unit: Unit, table: pa.Table, classes: Classes,
     bad: list[int] = []
     reasons: list[str] = []
     for position, value in enumerate(table.column(schema.image).to_pylist()):
+        if only is not None and not only[position]:
+            continue
         try:
             if labels[position] < 0:
                 shown = table.column(schema.label)[position].as_py()
@@ -312,7 +324,7 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
         folder, base = full.rsplit("/", 1)
         store = Store(folder, options)
         if store.is_file(base):
-            return store, {base: int(store.fs.size(store.path(base)))}
+            return store, {base: store.size(base)}
     store = Store(full, options)
     names = {n: s for n, s in store.list().items() if n.endswith(endings) and not _hidden(n)}
     if not names:

@@ -38,11 +38,13 @@ class Run:
         """Where everything but the output data lies."""
         return self.store.sub(HOME)
 
-    def open(self, kind: str, config: dict[str, Any], dataset: Dataset, extra: dict[str, Any]) -> bool:
+    def open(
+        self, kind: str, config: dict[str, Any], dataset: Dataset, extra: dict[str, Any], may_grow: bool = False
+    ) -> bool:
         """Start the run, or go on with it; return whether it was there before.
 
-        Raises `ConfigError` when the folder belongs to a run with other settings or another source, and `StorageError`
-        when it holds parquet files that no run made.
+        With ``may_grow`` the source may have gained files: they are the run's from now on. Raises `ConfigError` when
+        the folder belongs to a run with other settings or another source, and `StorageError` as `check_free` does.
         """
         asked = {
             "format": FORMAT,
@@ -52,21 +54,29 @@ class Run:
                 "uri": dataset.store.uri,
                 "files": [[f.name, f.size, f.rows, f.fingerprint] for f in dataset.files],
                 "rows": dataset.rows,
+                "units": len(dataset.units()),
             },
             **extra,
         }
         if not self.exists():
-            strangers = [name for name in self.store.list() if name.endswith(".parquet")]
-            if strangers:
-                raise StorageError(
-                    f"{self.store.uri} already holds data that no raydvae run made ({strangers[0]}). "
-                    "Give an empty or new folder; nothing was changed."
-                )
+            self.check_free()
             self.home.write_json("run.json", asked | {"versions": versions()})
             return False
         known = self.read()
-        _same(known, asked, self.store.uri)
+        if _same(known, asked, self.store.uri, may_grow):
+            self.home.write_json("run.json", known | {"source": asked["source"]})
         return True
+
+    def check_free(self) -> None:
+        """Raise `StorageError` when the folder holds parquet files that no run made."""
+        if self.exists():
+            return
+        strangers = [name for name in self.store.list() if name.endswith(".parquet")]
+        if strangers:
+            raise StorageError(
+                f"{self.store.uri} already holds data that no raydvae run made ({strangers[0]}). "
+                "Give an empty or new folder; nothing was changed."
+            )
 
     def exists(self) -> bool:
         """Whether a run began here."""
@@ -193,14 +203,21 @@ def check_rejected(rejected: int, rows: int, limit: float, why: str) -> None:
         )
 
 
-def _same(known: dict[str, Any], asked: dict[str, Any], uri: str) -> None:
+def _same(known: dict[str, Any], asked: dict[str, Any], uri: str, may_grow: bool) -> bool:
+    """Return whether the source has gained files; raise where the run is another one."""
     if known["kind"] != asked["kind"]:
         raise ConfigError(f"{uri} holds a {known['kind']} run, not a {asked['kind']} run; give another folder.")
     before = {name: rest for name, *rest in known["source"]["files"]}
     now = {name: rest for name, *rest in asked["source"]["files"]}
-    for name in sorted(before.keys() | now.keys()):
+    gained = sorted(now.keys() - before.keys())
+    if gained and not may_grow:
+        raise DataError(
+            f"Source file {gained[0]} is new since this run began. Only a purification whose models are trained takes "
+            f"new files: let it finish on those it began with first, or start anew in another folder than {uri}."
+        )
+    for name in sorted(before):
         if before.get(name) != now.get(name):
-            change = "is gone" if name not in now else "is new" if name not in before else "has changed"
+            change = "is gone" if name not in now else "has changed"
             raise DataError(
                 f"Source file {name} {change} since this run began; its results would not belong together. "
                 f"Put the source back as it was, or start anew in another folder than {uri}."
@@ -210,6 +227,7 @@ def _same(known: dict[str, Any], asked: dict[str, Any], uri: str) -> None:
             f"{uri} was started with {place} = {old!r}, now it is {new!r}. Run it with the same settings, "
             "or give another folder."
         )
+    return bool(gained)
 
 
 def _differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, Any]]:

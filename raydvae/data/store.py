@@ -13,20 +13,24 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from raydvae.errors import ConfigError, StorageError
+from raydvae.data.failures import explain, hide
+from raydvae.data.random_access import Reader
+from raydvae.data.retry import CutShort, answer, causes, passes, retry
+from raydvae.errors import ConfigError, RaydvaeError, StorageError
 
+T = TypeVar("T")
 Options = Mapping[str, Any]
 Names = list[str]
 Blobs = list[bytes]
-Sizes = list[int]
 Spans = list[tuple[str, int, int]]  # file, first byte, byte after the last
 TEMPORARY = ".tmp-"  # prefix of files that are being written: hidden, so that no reader of parquet folders lists them
+AHEAD = 2**20  # bytes that an opened file reads in advance: enough for a tar's headers, little beside a column
 
 
 def absolute(uri: str) -> str:
@@ -38,37 +42,47 @@ def absolute(uri: str) -> str:
 
 
 class Store:
-    """A folder. Cheap to pickle: only its address travels."""
+    """A folder. Cheap to pickle: only its address and options travel, never a connection.
+
+    Everything that touches storage is tried again after errors that pass, see `raydvae.data.retry`, and raises
+    `StorageError` after errors that do not.
+    """
 
     def __init__(self, uri: str, options: Options | None = None) -> None:
         if not uri:
             raise ConfigError("An empty path was given; name a folder or a URI such as s3://bucket/folder.")
         self.uri = absolute(uri)
         self.options = dict(options or {})
-        try:
-            self.fs, root = fsspec.core.url_to_fs(self.uri, **self.options)
-        except (ValueError, ImportError) as error:
-            raise ConfigError(
-                f"{self.uri} cannot be opened: {error}. Use a path, s3://… or another fsspec URI."
-            ) from None
+        self._connect()
+
+    def _connect(self) -> None:
+        self._fs, root = connect(self.uri, self.options)
+        self._process = os.getpid()
         self.root = root.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
         return Store, (self.uri, self.options)
 
     def __repr__(self) -> str:
-        return f"Store({self.uri!r})"  # never the options: they may hold a key
+        return f"Store({hide(self.uri)!r})"  # never the options: they may hold a key
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec file system; another one after a fork, since connections cannot be shared."""
+        if self._process != os.getpid():
+            self._connect()
+        return self._fs
 
     @property
     def is_local(self) -> bool:
         """Whether this is a folder of this machine."""
-        return isinstance(self.fs, LocalFileSystem)
+        return isinstance(self._fs, LocalFileSystem)
 
     def path(self, name: str = "") -> str:
         """Return the file system's own path of ``name``."""
         clean = posixpath.normpath(name) if name else ""
         if clean.startswith(("/", "..")) or "\0" in clean:
-            raise StorageError(f"The name {name!r} leads out of {self.uri}; names are relative and stay inside.")
+            raise StorageError(f"The name {name!r} leads out of {hide(self.uri)}; names are relative and stay inside.")
         return f"{self.root}/{clean}" if clean else self.root or "/"
 
     def sub(self, name: str) -> Store:
@@ -78,78 +92,133 @@ class Store:
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
-        with self._errors("look for", name):
-            return bool(self.fs.exists(self.path(name)))
+        return bool(self._do("look for", name, lambda: self._info(name)))
 
     def is_file(self, name: str = "") -> bool:
         """Whether ``name`` is a file."""
-        with self._errors("look at", name):
-            return bool(self.fs.isfile(self.path(name)))
+        return self._do("look at", name, lambda: self._info(name)).get("type") == "file"
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        return int(self._do("look at", name, lambda: self._info(name, missing_ok=False))["size"])
+
+    def _info(self, name: str, missing_ok: bool = True) -> dict[str, Any]:
+        # Not fs.exists and fs.isfile: they take some errors for an answer.
+        path = self.path(name)
+        if self.is_local:
+            path = os.path.realpath(path)  # fsspec looks at a link, not at what it leads to
+        else:
+            self.fs.invalidate_cache()  # other processes write here
+        try:
+            return dict(self.fs.info(path))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if not missing_ok or (name and _no_bucket(error)):
+                raise
+            return {}
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """Return the files below folder ``prefix`` and their sizes, by name; empty if there is no folder."""
-        with self._errors("list", prefix):
+
+        def find() -> dict[str, dict[str, Any]]:
             self.fs.invalidate_cache()
-            found = self.fs.find(self.path(prefix), detail=True, withdirs=False)
+            found: dict[str, dict[str, Any]] = self.fs.find(self.path(prefix), detail=True, withdirs=False)
+            return found
+
         cut = len(self.root) + 1
-        return {path[cut:]: int(info.get("size") or 0) for path, info in sorted(found.items())}
+        found = self._do("list", prefix, find)
+        # S3 consoles mark an empty folder by an object whose name ends in a slash.
+        return {p[cut:]: int(info.get("size") or 0) for p, info in sorted(found.items()) if not p.endswith("/")}
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
-        with self._errors("read", name):
-            data: bytes = self.fs.cat_file(self.path(name))
-            return data
+        data: bytes = self._do("read", name, lambda: self.fs.cat_file(self.path(name)))
+        return data
 
     def read_many(self, names: Names) -> dict[str, bytes]:
         """Return the bytes of several files, fetched together where the file system can."""
-        return dict(zip(names, self._fetch(names, None, None), strict=True))
+        return dict(zip(names, self._fetch([(name, None, None) for name in names]), strict=True))
 
     def read_spans(self, spans: Spans) -> Blobs:
-        """Return the bytes of several parts of files, fetched together where the file system can."""
-        return self._fetch(
-            [name for name, _, _ in spans], [start for _, start, _ in spans], [stop for *_, stop in spans]
-        )
+        """Return the bytes of several parts of files, fetched together where the file system can.
 
-    def _fetch(self, names: Names, starts: Sizes | None, stops: Sizes | None) -> Blobs:
-        if not names:
-            return []
-        with self._errors("read", names[0]):
-            # Not fs.cat: it takes the signs *, ? and [ in a file's name for a pattern.
-            paths = [self.path(name) for name in names]
-            blobs: Blobs = self.fs.cat_ranges(paths, starts, stops, on_error="raise")
-            return blobs
+        Raises `StorageError` when a part lies beyond the file's end.
+        """
+        return self._fetch(spans)
+
+    def _fetch(self, spans: Sequence[tuple[str, int | None, int | None]]) -> Blobs:
+        paths = [self.path(name) for name, *_ in spans]
+        out: dict[int, bytes] = {}
+
+        def fetch() -> None:
+            # Only what is missing: of a thousand files some fail each time. Not fs.cat: it takes the signs *, ? and [
+            # in a file's name for a pattern.
+            left = [at for at in range(len(spans)) if at not in out]
+            starts, stops = [spans[at][1] for at in left], [spans[at][2] for at in left]
+            blobs = self.fs.cat_ranges([paths[at] for at in left], starts, stops, on_error="return")
+            failed: dict[int, Exception] = {}
+            for at, start, stop, blob in zip(left, starts, stops, blobs, strict=True):
+                if isinstance(blob, Exception):
+                    failed[at] = blob
+                elif start is not None and stop is not None and len(blob) != stop - start:
+                    failed[at] = CutShort.of(len(blob), stop - start)
+                else:
+                    out[at] = blob
+            if failed:  # what is final comes first, whatever else may pass
+                at = min(failed, key=lambda at: (passes(failed[at]), at))
+                worst.append(spans[at][0])
+                raise failed[at]
+
+        worst = [spans[0][0]] if spans else []
+        if spans:
+            with self._errors("read", lambda: worst[-1]):
+                retry(f"read {len(spans)} parts of {hide(self.uri)}", fetch)
+        return [out[at] for at in range(len(spans))]
 
     def open(self, name: str) -> Any:
-        """Open a file for random-access reading."""
-        with self._errors("open", name):
-            return self.fs.open(self.path(name), "rb")
+        """Open a file for random-access reading. Its reads raise `StorageError`, and return all that was asked for."""
+        if self.is_local:
+            return self._do("open", name, lambda: self.fs.open(self.path(name), "rb"))
+        file = self._do("open", name, lambda: self.fs.open(self.path(name), "rb", block_size=AHEAD))
+        return Reader(file, lambda call: self._do("read", name, call))
 
     def write(self, name: str, data: bytes) -> None:
         """Publish ``data`` as file ``name`` at once: a reader sees the old file, none, or all of the new one."""
         path = self.path(name)
-        with self._errors("write", name):
-            if not self.is_local:
-                self.fs.pipe_file(path, data)  # object stores publish a put, or a completed multipart upload, whole
-                return
-            folder = os.path.dirname(path)
-            os.makedirs(folder, exist_ok=True)
-            temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
-                raise
+        self._do("write", name, lambda: self._write_local(path, data) if self.is_local else self._put(path, data))
+
+    def _put(self, path: str, data: bytes) -> None:
+        try:
+            self.fs.pipe_file(path, data)  # object stores publish a put, or a completed multipart upload, whole
+        except FileNotFoundError as error:
+            if any(answer(each)[0] == "NoSuchUpload" for each in causes(error)):
+                # Completed, but the answer was lost; or aborted by another. Sending all of it again is right for both.
+                raise OSError(errno.EAGAIN, "the store lost the parts of the upload") from None
+            raise
+
+    def _write_local(self, path: str, data: bytes) -> None:
+        folder = os.path.dirname(path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
 
     def delete(self, name: str) -> None:
         """Delete a file or a folder with all in it; nothing happens if there is none."""
-        with self._errors("delete", name):
-            if self.fs.exists(self.path(name)):
-                self.fs.rm(self.path(name), recursive=True)
+
+        def remove() -> None:
+            if self._info(name):
+                with contextlib.suppress(FileNotFoundError):  # another process, or a try whose answer was lost, did it
+                    self.fs.rm(self.path(name), recursive=True)
+
+        self._do("delete", name, remove)
 
     def read_json(self, name: str) -> Any:
         """Return a JSON file's value."""
@@ -162,31 +231,59 @@ class Store:
         """Publish ``value`` as JSON."""
         self.write(name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
+    def _do(self, verb: str, name: str, call: Callable[[], T]) -> T:
+        with self._errors(verb, lambda: name):
+            return retry(f"{verb} {self._where(name)}", call)
+
+    def _where(self, name: str) -> str:
+        return hide(f"{self.uri}/{name}" if name else self.uri)
+
     @contextlib.contextmanager
-    def _errors(self, verb: str, name: str) -> Iterator[None]:
-        where = f"{self.uri}/{name}" if name else self.uri
+    def _errors(self, verb: str, name: Callable[[], str]) -> Iterator[None]:
         try:
             yield
-        except StorageError:
+        except RaydvaeError:
             raise
-        except FileNotFoundError:
-            raise StorageError(f"Cannot {verb} {where}: there is no such file or folder. Check the path.") from None
-        except PermissionError as error:
-            raise StorageError(
-                f"Cannot {verb} {where}: permission denied ({error}). Check the rights or the key."
-            ) from None
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise StorageError(
-                    f"Cannot {verb} {where}: the disk is full. Free some space and run the same command again; "
-                    "what was committed is kept."
-                ) from None
-            raise StorageError(f"Cannot {verb} {where}: {error}.") from None
         except Exception as error:
-            # botocore and other clients have exception trees of their own.
-            if type(error).__module__.split(".")[0] in {"botocore", "aiobotocore", "aiohttp", "s3fs"}:
-                raise StorageError(f"Cannot {verb} {where}: {error}. Check endpoint, bucket and credentials.") from None
-            raise
+            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):  # options that passed on
+                raise ConfigError(
+                    f"Cannot {verb} {self._where(name())} with the storage options {_names(self.options)}. Check their "
+                    "names against the documentation of this file system in fsspec."
+                ) from None
+            text = explain(error)
+            if text is None:
+                raise
+            raise StorageError(f"Cannot {verb} {self._where(name())}: {hide(text, self.options)}") from None
+
+
+def connect(uri: str, options: Options) -> tuple[Any, str]:
+    """Return the file system of ``uri`` and its own path of it; `ConfigError` when there is no such thing."""
+    try:
+        if uri.startswith(("s3://", "s3a://")):
+            from raydvae.data.s3 import S3  # imports clients that a local run never needs
+
+            return S3(**options), str(S3._strip_protocol(uri))
+        fs, path = fsspec.core.url_to_fs(uri, **options)
+        return fs, str(path)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(
+            f"{hide(uri)} cannot be opened: {hide(str(error), options)}. Use a path, s3://… or another fsspec URI."
+        ) from None
+    except TypeError:  # its text may hold the values
+        raise ConfigError(
+            f"{hide(uri)} cannot be opened with the storage options {_names(options)}. Check their names against the "
+            "documentation of this file system in fsspec."
+        ) from None
+    except OSError as error:  # an archive that is not there
+        raise StorageError(f"{hide(uri)} cannot be opened: {hide(str(explain(error)), options)}") from None
+
+
+def _names(options: Options) -> str:
+    return ", ".join(sorted(options)) or "(none)"
+
+
+def _no_bucket(error: BaseException) -> bool:
+    return any(answer(each)[0] == "NoSuchBucket" for each in causes(error))
 
 
 def checksum(data: bytes) -> str:

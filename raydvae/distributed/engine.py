@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import torch
 
 from raydvae.data.dataset import Unit
-from raydvae.engine import InProcess, Record, UnitWork, available_cores
+from raydvae.engine import InProcess, Record, Resources, UnitWork, available_cores, scan, this_machine
 from raydvae.training.job import Progress, TrainJob, pick_device
+
+IO_CORES = 2  # logical cores of our own cluster for reading and committing beside the workers
 
 
 class RayEngine:
@@ -20,8 +25,12 @@ class RayEngine:
     imported and started only when there is something for it to do.
     """
 
-    def __init__(self, workers: int = 1, address: str | None = None) -> None:
+    def __init__(
+        self, workers: int = 1, address: str | None = None, fewest: int | None = None, wait: float = 0
+    ) -> None:
         self.workers = workers
+        self.fewest = fewest or workers
+        self.wait = wait
         self.address = address or os.environ.get("RAY_ADDRESS")  # a submitted job finds its cluster there
         self.device = pick_device()
         self._open = ExitStack()
@@ -29,10 +38,11 @@ class RayEngine:
     def __enter__(self) -> RayEngine:
         if self.address is not None:
             self.connect()
-            import ray
+            from raydvae.distributed.session import cluster_resources
 
             # This process may be on a head node without a GPU: what counts is what the cluster has.
-            self.device = torch.device("cuda" if ray.cluster_resources().get("GPU", 0) >= self.workers else "cpu")
+            there = cluster_resources(self.fewest, self.wait)
+            self.device = torch.device("cuda" if there.gpus else "cpu")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -47,22 +57,69 @@ class RayEngine:
 
         self._open.enter_context(session(self.workers, self.address))
 
+    @property
+    def io_cores(self) -> float:
+        """See `Engine`."""
+        return IO_CORES if self.address is None else max(1.0, self.resources().cpus - self.workers)
+
+    def cores(self, slices: int) -> float:
+        """See `Engine.cores`."""
+        share = math.ceil(slices / self.workers)
+        if self.address is None:
+            return max(1, min(share, available_cores() // self.workers))
+        if self.device.type == "cuda":
+            return 1
+        return max(1, min(share, (self.resources().cpus - IO_CORES) // self.workers))
+
+    def asks(self, cores: float, memory: int) -> Resources:
+        """See `Engine.asks`; one core more has to be left for reading and committing."""
+        workers = self.fewest
+        return Resources(workers * cores + 1, workers if self.device.type == "cuda" else 0, workers * memory)
+
+    def resources(self) -> Resources:
+        """See `Engine.resources`."""
+        if self.address is None:
+            here = this_machine()
+            return replace(here, cpus=max(here.cpus, self.workers) + IO_CORES)
+        from raydvae.distributed.session import cluster_resources
+
+        return cluster_resources()
+
+    def call(self, work: Callable[..., Any], *args: Any) -> Any:
+        """See `Engine.call`."""
+        if self.address is None:
+            return work(*args, self.device)
+        from raydvae.distributed.session import call
+
+        return call(work, *args, use_gpu=self.device.type == "cuda")
+
     def train(self, job: TrainJob, progress: Progress | None = None) -> None:
         """See `Engine.train`."""
         if job.finished or (self.workers == 1 and self.address is None):
             InProcess().train(job, progress)
             return
         self.connect()
+        scan(self, job)
         from raydvae.distributed.train import train
 
-        cores = max(1, available_cores() // self.workers) if self.address is None else 1
-        train(job, self.workers, self.device.type == "cuda", cores, progress)
+        train(
+            job, (self.fewest, self.workers), self.device.type == "cuda", int(self.cores(job.config.slices)), progress
+        )
 
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
         """See `Engine.map`."""
         if not units:
             return iter(())
         self.connect()
-        from raydvae.distributed.passes import stream
+        from raydvae.distributed.passes import elastic_stream, stream
 
-        return stream(work, units, self.workers, self.device.type == "cuda")
+        use_gpu = self.device.type == "cuda"
+        if self.fewest == self.workers:
+            return stream(work, units, self.workers, use_gpu)
+        return elastic_stream(work, units, self._there, use_gpu)
+
+    def _there(self) -> int:
+        """Return for how many workers the cluster has room now, between the fewest and all."""
+        now = self.resources()
+        room = now.gpus if self.device.type == "cuda" else now.cpus - 1
+        return max(self.fewest, min(self.workers, int(room)))

@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 from ray.util.metrics import Counter, Histogram
 
+from raydvae.data import retry
+
 Stage = Literal["read", "compute", "commit"]
 BOUNDARIES = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]  # seconds
 
@@ -34,21 +36,26 @@ def timed(step: str, stage: Stage) -> Iterator[None]:
 
 def committed(step: str, record: Mapping[str, Any]) -> None:
     """Tell what a commit record says was written and rejected."""
-    _count("raydvae_rows", "Rows written", step, record["rows_out"])
-    _count("raydvae_bytes", "Bytes of the files written", step, record["bytes"])
+    # A scan writes no rows; only passes do.
+    _count("raydvae_rows", "Rows written", step, record.get("rows_out", 0))
+    _count("raydvae_bytes", "Bytes of the files written", step, record.get("bytes", 0))
     _count("raydvae_rejected_rows", "Rows put aside with a reason", step, record["rows_rejected"])
 
 
 class Retries:
-    """Tells how many requests to storage this process had to make again, given how many there were so far."""
+    """Tells how many requests to storage this process had to make again."""
 
     def __init__(self) -> None:
         self.told = 0
 
-    def tell(self, step: str, so_far: int) -> None:
+    def tell(self, step: str) -> None:
         """Count those that are new since the last call."""
+        so_far = retry.count()
         _count("raydvae_retries", "Requests to storage that were made again", step, so_far - self.told)
         self.told = so_far
+
+
+retries = Retries()
 
 
 def _count(name: str, description: str, step: str, value: int) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,20 +48,49 @@ UNITS_PER_STREAM_AND_ACTOR = 2000
 RETRIES = 3  # of one unit whose process dies; Ray Data's default is for ever
 QUIET_SECONDS = 60.0  # without a committed unit, then the log says what is waited for
 TIMEOUT_SECONDS = 3600.0  # without any movement at all, then the stream ends
+ELASTIC_TIMEOUT_SECONDS = 180.0  # the same where it may go on with fewer workers
 LARGE = 2**16  # bytes from which a buffer travels beside its pickle
 
 
-def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -> Iterator[Record]:
+class StreamBroken(RaydvaeError):
+    """A stream ended before its units did, because of the cluster and not of the work."""
+
+
+def elastic_stream(
+    work: UnitWork, units: Sequence[Unit], workers: Callable[[], int], use_gpu: bool
+) -> Iterator[Record]:
+    """Do as `stream` does, with as many actors as ``workers`` says now, and again when the stream breaks.
+
+    It ends with the error after `RETRIES` breaks between which nothing was committed.
+    """
+    left = {unit.id: unit for unit in units}
+    breaks = 0
+    while left:
+        try:
+            for record in stream(work, list(left.values()), workers(), use_gpu, ELASTIC_TIMEOUT_SECONDS):
+                del left[record["unit"]]
+                breaks = 0
+                yield record
+        except StreamBroken as error:
+            breaks += 1
+            if breaks > RETRIES:
+                raise
+            log.warning("%s Going on with the %d units that are left and what the cluster has now.", error, len(left))
+
+
+def stream(
+    work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool, timeout: float = TIMEOUT_SECONDS
+) -> Iterator[Record]:
     """Do ``work`` on ``units`` with ``workers`` actors; yield each unit's record once it is committed.
 
-    Raises what ``work`` raises if that is a `RaydvaeError`, and else a `RaydvaeError` that says what Ray saw: also
-    when the process that works on one unit died `RETRIES` + 1 times, or nothing moved for an hour.
+    Raises what ``work`` raises if that is a `RaydvaeError`, and else a `StreamBroken` that says what Ray saw: also
+    when the process that works on one unit died `RETRIES` + 1 times, or nothing moved for ``timeout`` seconds.
     """
     if not units:
         return
     try:
         with _Waiting(work.name, len(units), workers, use_gpu) as waiting:
-            for plan in plans(work, units, workers, use_gpu):
+            for plan in plans(work, units, workers, use_gpu, timeout):
                 for row in plan.iter_rows():
                     waiting.done += 1
                     yield json.loads(row["record"])
@@ -69,7 +98,9 @@ def stream(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -
         raise _cause(error, work.name) from None
 
 
-def plans(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) -> Iterator[ray.data.Dataset]:
+def plans(
+    work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool, timeout: float = TIMEOUT_SECONDS
+) -> Iterator[ray.data.Dataset]:
     """Yield the streams to run one after the other, nothing of which has run; their rows are the records, as JSON.
 
     Mostly it is one. Ray Data keeps some 4 KB about each block that it ever moved, which is freed with the stream, so
@@ -87,7 +118,7 @@ def plans(work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool) ->
         source = _source(units[at : at + size], slots)
         context = source.context
         context.target_max_block_size = 1  # what a stage yields is a block as it is: never several units in one
-        context.execution_no_progress_timeout_s = TIMEOUT_SECONDS
+        context.execution_no_progress_timeout_s = timeout
         context.raise_original_map_exception = True  # Ray Data's own wrapper loses the cause on its way from an actor
         if limit is not None:
             limits = context.execution_options.resource_limits
@@ -183,6 +214,7 @@ class _Read:
             for unit in pickle.loads(zlib.decompress(listed.as_buffer())):
                 with _own_words(), metrics.timed(work.name, "read"):
                     packed = _pack(work.read(unit))
+                metrics.retries.tell(work.name)
                 yield packed
 
 
@@ -225,6 +257,7 @@ class _Commit:
         with _own_words(), metrics.timed(work.name, "commit"):
             record = work.commit(*_unpack(batch))
         metrics.committed(work.name, record)
+        metrics.retries.tell(work.name)
         return pa.table({"record": [json.dumps(record)]})
 
 
@@ -316,15 +349,15 @@ def _cause(error: BaseException, step: str) -> Exception:
         if isinstance(seen, RaydvaeError) and not isinstance(seen, ray.exceptions.RayTaskError):
             return type(seen)(getattr(seen, "said", str(seen)))
         if isinstance(seen, _DEATHS):
-            return RaydvaeError(
+            return StreamBroken(
                 f"{step}: processes that worked on one unit died {RETRIES + 1} times, the last time: {seen}. "
                 "Mostly that is memory that ran out: make data.unit_rows or pass_batch smaller, or use fewer workers. "
                 "What was committed is kept; run the same command again to go on."
             )
         if isinstance(seen, ExecutionTimeoutError):
-            return RaydvaeError(
-                f"{step}: nothing moved for {TIMEOUT_SECONDS:.0f} s. Are there as many free CPUs or GPUs as workers? "
+            return StreamBroken(
+                f"{step}: nothing moved for a long time. Are there as many free CPUs or GPUs as workers? "
                 f"Run the same command again to go on. Ray says: {seen}"
             )
         seen = getattr(seen, "cause", None) or seen.__cause__
-    return RaydvaeError(f"The stream failed on the cluster: {error}. Run the same command again to go on.")
+    return StreamBroken(f"The stream failed on the cluster: {error}. Run the same command again to go on.")

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 import ray.data
+import torch
 
-from raydvae.engine import available_cores
+from raydvae.distributed.engine import IO_CORES
+from raydvae.engine import Resources, available_cores
 from raydvae.errors import ConfigError, RaydvaeError
 
-IO_CORES = 2  # logical cores of our own cluster for reading and committing beside the workers
+POLL = 2.0  # seconds between looks at a cluster that is to grow
+CALL_SECONDS = 300.0  # that a small task may take, a worker's start included
 
 
 @contextmanager
@@ -37,6 +43,49 @@ def session(workers: int, address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def cluster_resources(workers: int = 0, wait: float = 0) -> Resources:
+    """Return what the cluster has; let it grow for up to ``wait`` seconds until it has room for ``workers``.
+
+    With GPUs anywhere a worker takes one; without, a core.
+    """
+    deadline = time.monotonic() + wait
+    if wait and workers:
+        from ray.autoscaler.sdk import request_resources
+
+        request_resources(num_cpus=workers + 1)
+    while True:
+        total = ray.cluster_resources()
+        found = Resources(
+            total.get("CPU", 0),
+            total.get("GPU", 0),
+            int(total.get("memory", 0)),
+            f"the cluster of {len(ray.nodes())} nodes",
+        )
+        enough = found.gpus >= workers if found.gpus else found.cpus > workers
+        if enough or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL)
+
+
+def call(work: Callable[..., Any], *args: Any, use_gpu: bool) -> Any:
+    """Return ``work(*args, device)`` from a task that has what a worker has."""
+
+    def there(blob: bytes) -> Any:
+        work, args = pickle.loads(blob)
+        return work(*args, torch.device("cuda" if use_gpu else "cpu"))
+
+    task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(there)
+    try:
+        return ray.get(task.remote(pickle.dumps((work, args))), timeout=CALL_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, RaydvaeError) else RaydvaeError(str(error))) from None
+    except ray.exceptions.GetTimeoutError:
+        raise RaydvaeError(
+            f"The cluster has not run one small task within {CALL_SECONDS:.0f} s: all of it is taken, or its nodes do "
+            "not answer. Look at `ray status`."
+        ) from None
+
+
 def _start(address: str | None, workers: int) -> None:
     if address:
         try:
@@ -50,6 +99,7 @@ def _start(address: str | None, workers: int) -> None:
     for attempt in (1, 2):
         try:
             ray.init(
+                address="local",  # without it Ray joins the cluster last started on this machine, even a dead one
                 num_cpus=max(available_cores(), workers) + IO_CORES,
                 include_dashboard=False,
                 log_to_driver=False,

@@ -16,6 +16,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
+from raydvae.distributed.feed import read_windows
 from raydvae.errors import RaydvaeError
 from raydvae.training.group import Alone, Distributed
 from raydvae.training.job import Progress, TrainJob, run_job
@@ -25,15 +26,19 @@ MAX_FAILURES = 3
 CONTROLLER_FAILURES = 3  # Ray's default retries resources that can never be had for ever
 
 
-def train(job: TrainJob, workers: int, use_gpu: bool, cores: int, progress: Progress | None = None) -> None:
-    """Run ``job`` on ``workers`` Ray Train workers of ``cores`` cores each, going on after worker failures.
+def train(job: TrainJob, workers: tuple[int, int], use_gpu: bool, cores: int, progress: Progress | None = None) -> None:
+    """Run ``job`` on at least and at most so many Ray Train workers of ``cores`` cores each.
+
+    It goes on after worker failures; with fewer workers if there may be fewer, growing back when it can.
 
     The state lies with the job, saved by rank 0 after each epoch, and not in Ray's checkpoints: a report there is not
     durable until the controller has polled it, and one format serves in-process runs too.
     """
     folder = job.store.sub("ray")
     scaling = ScalingConfig(
-        num_workers=workers, use_gpu=use_gpu, resources_per_worker={"CPU": cores} | ({"GPU": 1} if use_gpu else {})
+        num_workers=workers if workers[0] < workers[1] else workers[1],
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cores} | ({"GPU": 1} if use_gpu else {}),
     )
     trainer = TorchTrainer(
         _loop,
@@ -64,7 +69,8 @@ def _loop(config: dict[str, Any]) -> None:
     group = Distributed() if context.get_world_size() > 1 else Alone()
     device = ray.train.torch.get_device()
     assert isinstance(device, torch.device)
-    run_job(job, device, int(config["cores"]), group, lambda metrics: ray.train.report(dict(metrics)))
+    # Nothing is reported to Ray Train: metrics are followed on storage, and a report would be a barrier and a log line.
+    run_job(job, device, int(config["cores"]), group, reader=read_windows)
 
 
 @contextmanager
@@ -73,8 +79,9 @@ def _following(job: TrainJob, progress: Progress | None) -> Iterator[None]:
     stop = threading.Event()
 
     def follow() -> None:
-        seen = len(job.metrics())
-        while not stop.wait(FOLLOW_INTERVAL):
+        seen, last = len(job.metrics()), False
+        while not last:
+            last = stop.wait(FOLLOW_INTERVAL)  # after the end, one more look
             with suppress(RaydvaeError):
                 lines = job.metrics()
                 for line in lines[seen:]:

@@ -10,13 +10,15 @@ import torch
 
 from raydvae.config import ClassifyConfig
 from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
-from raydvae.engine import Engine, Silent, Watch, available_cores
+from raydvae.engine import Engine, Silent, Watch
 from raydvae.models.classifiers import build_classifier, predict
 from raydvae.training.checkpoint import load_model
-from raydvae.training.feed import ImageSet
-from raydvae.training.job import TrainJob, load_images
+from raydvae.training.feed import ImageSet, to_float
+from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
+from raydvae.training.stream import Source, ahead
 from raydvae.training.tasks import ClassifierTask
 
 EVALUATION_BATCH = 256
@@ -59,17 +61,27 @@ def classify(
     model = build_classifier(config.model, classes.count)
     model.load_state_dict(load_model(store, job.about)[0])
     model = model.eval().to(engine.device).to(memory_format=torch.channels_last)
-    cores = available_cores()
-    on_test = accuracy(model, load_images(test, classes, image_size, cores), engine.device)
-    on_train = accuracy(model, load_images(train, classes, image_size, cores), engine.device)
+    on_test = accuracy(model, Source(test, classes, image_size), engine.device)
+    on_train = accuracy(model, Source(train, classes, image_size), engine.device)
     return Accuracy(on_test, on_train, time.monotonic() - started)
 
 
-def accuracy(model: torch.nn.Module, images: ImageSet, device: torch.device) -> float:
-    """Return the percentage of ``images`` whose label ``model`` predicts."""
-    images = images.to(device)
+def accuracy(model: torch.nn.Module, source: Source, device: torch.device) -> float:
+    """Return the percentage of the usable rows of ``source`` whose label ``model`` predicts."""
+    right, total, rejected = 0, 0, 0
+    for rows in ahead(source.read, source.data.units()):
+        images = ImageSet(torch.from_numpy(rows.images).permute(0, 3, 1, 2), torch.from_numpy(rows.labels))
+        total, rejected = total + len(images), rejected + rows.rejected.num_rows
+        right += hits(model, images, device)
+    check_rejected(rejected, source.data.rows, source.data.data.reject_limit, f"in {source.data.store.uri}")
+    return 100 * right / max(1, total)
+
+
+def hits(model: torch.nn.Module, images: ImageSet, device: torch.device) -> int:
+    """Return how many of ``images`` get their label from ``model``."""
     right = torch.zeros((), dtype=torch.int64, device=device)
     for start in range(0, len(images), EVALUATION_BATCH):
-        x, y = images.batch(torch.arange(start, min(start + EVALUATION_BATCH, len(images)), device=device))
-        right += (predict(model, x) == y).sum()
-    return 100 * int(right) / len(images)
+        part = slice(start, start + EVALUATION_BATCH)
+        labels = predict(model, to_float(images.images[part].to(device)))
+        right += (labels == images.labels[part].to(device)).sum()
+    return int(right)

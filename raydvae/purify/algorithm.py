@@ -15,22 +15,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
 from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.manifest import Run, check_rejected
-from raydvae.data.store import Store
-from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units
-from raydvae.errors import DataError
+from raydvae.data.selection import sample
+from raydvae.data.store import Store, checksum
+from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
+from raydvae.errors import ConfigError, DataError
 from raydvae.purify.passes import ReconstructPass, SubtractPass
 from raydvae.seeds import derive
+from raydvae.training.checkpoint import METRICS, MODEL, load_model
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
-FILE = "summary.json"
+FILE, P1 = "summary.json", "work/p1"
 
 
 @dataclass(slots=True)
@@ -70,22 +73,58 @@ def purify(
     config: PurifyConfig,
     engine: Engine | None = None,
     watch: Watch | None = None,
+    models: Run | None = None,
+    until: str | None = None,
 ) -> Summary:
-    """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there."""
-    engine, watch = engine or InProcess(), watch or Silent()
-    run = Run(out)
-    config = _settled(config, run, engine)
-    run.open("purify", _lasting(config), p0, {"classes": {"count": classes.count, "names": classes.names}})
-    summary = Summary.load(run)
-    if summary.complete:
-        return summary
+    """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there.
 
-    def train(job: TrainJob) -> None:
+    A source that has gained files since both stages were trained is gone on with too: the models purify the new files.
+    With ``models``, a finished purification, its models are taken and nothing is trained. ``until`` "stage1", "pass1"
+    or "stage2" ends after that step; a later call goes on from there.
+    """
+    check_sample(config, p0, classes)
+    with held(Run(out), watch or Silent()) as watch:
+        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until)
+
+
+def check_sample(config: PurifyConfig, data: Dataset, classes: Classes) -> None:
+    """Raise `ConfigError` if ``config.train_rows`` cannot be had of ``data``."""
+    if config.train_rows and not classes.count <= config.train_rows <= data.rows:
+        raise ConfigError(
+            f"train_rows is {config.train_rows}, and {data.store.uri} has {data.rows} rows in {classes.count} classes; "
+            f"give a number between {classes.count} and {data.rows}, or 0 to train on all."
+        )
+
+
+def _purify(
+    p0: Dataset,
+    classes: Classes,
+    run: Run,
+    config: PurifyConfig,
+    engine: Engine,
+    watch: Watch,
+    models: Run | None,
+    until: str | None,
+) -> Summary:
+    taken = adopt(run, models) if models else {}
+    config = _settled(config, run, engine)
+    may_grow = trained(run, "stage1") and trained(run, "stage2")
+    known = {"classes": {"count": classes.count, "names": classes.names}, "models": taken}
+    run.open("purify", _lasting(config), p0, known, may_grow=may_grow)
+    summary = Summary.load(run)
+    if summary.complete and summary.rows_in == p0.rows:
+        _clean_up(run, config)
+        return summary
+    summary.complete = False
+
+    def train(name: str, stage: StageConfig, data: Callable[[], Dataset]) -> None:
         started = time.monotonic()
-        with watch.step(job.name, job.config.epochs, "epochs") as advance:
-            engine.train(job, progress=advance)
-        summary.seconds[job.name] = summary.seconds.get(job.name, 0.0) + time.monotonic() - started
-        summary.history[job.name] = job.history()
+        if not trained(run, name):
+            job = _training(run, name, stage, data(), classes, config)
+            with watch.step(name, stage.train.epochs, "epochs") as advance:
+                engine.train(job, progress=advance)
+        summary.seconds[name] = summary.seconds.get(name, 0.0) + time.monotonic() - started
+        summary.history[name] = load_model(run.home.sub(name))[1]
         summary.save(run)
 
     def apply(work: SubtractPass | ReconstructPass) -> None:
@@ -94,27 +133,76 @@ def purify(
         summary.rows[work.name] = summary.rows.get(work.name, 0) + rows
         summary.save(run)
 
-    stage1 = _training(run, "stage1", config.stage1, p0, classes, config)
-    train(stage1)
-    apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, stage1.store))
-    _count(run, summary, p0, config)
-    p1 = open_dataset(run.home.sub("work/p1").uri, p0.data, out.options)
+    def p1() -> Dataset:
+        return open_dataset(run.home.sub(P1).uri, p0.data, run.store.options)
 
-    stage2 = _training(run, "stage2", config.stage2, p1, classes, config)
-    train(stage2)
-    apply(ReconstructPass("pass3", run, p1, classes, config, config.stage2.model, stage2.store))
+    train("stage1", config.stage1, lambda: p0)
+    if until == "stage1":
+        return summary
+    apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1")))
+    _count(run, summary, p0, config)
+    if until == "pass1":
+        return summary
+
+    train("stage2", config.stage2, p1)
+    if until == "stage2":
+        return summary
+    if run.home.list(P1):  # none is left of a run that had ended and now got only rows that cannot be used
+        apply(ReconstructPass("pass3", run, p1(), classes, config, config.stage2.model, run.home.sub("stage2")))
     _check_complete(run, summary)
     summary.complete = True
     summary.save(run)
-    if not config.keep_intermediate:  # last: a run killed before this line would look for P1 again
-        run.home.delete("work")
+    _clean_up(run, config)  # last: a run killed before this line would look for P1 again
     return summary
+
+
+def trained(run: Run, stage: str) -> bool:
+    """Whether a stage's final model is there."""
+    return run.home.exists(f"{stage}/{MODEL}")
+
+
+def _clean_up(run: Run, config: PurifyConfig) -> None:
+    if not config.keep_intermediate:
+        run.home.delete("work")
+
+
+def adoptable(models: Run, data: Dataset) -> Classes:
+    """Return the classes of the run whose models are to be taken; `DataError` if ``data`` cannot be of them."""
+    known = models.read()["classes"]
+    classes = Classes(known["count"], known["names"] and tuple(known["names"]), data.schema.labels_are_text)
+    names = data.schema.class_names
+    if (classes.text and not classes.names) or (names and list(names) != list(classes.names or ())):
+        raise DataError(
+            f"{data.store.uri} and the models in {models.store.uri} are of other classes; "
+            "train models for this data set, without --models."
+        )
+    return classes
+
+
+def adopt(run: Run, models: Run) -> dict[str, Any]:
+    """Copy the models of a purification into ``run``'s folder; return where they came from and their checksums."""
+    taken: dict[str, Any] = {"run": models.store.uri}
+    for stage in ("stage1", "stage2"):
+        if not trained(models, stage):
+            raise DataError(
+                f"{models.store.uri} has no trained model of {stage}; give the folder of a purification that is "
+                "complete, or let it finish first."
+            )
+        model = models.home.read(f"{stage}/{MODEL}")
+        taken[stage] = checksum(model)
+        if not trained(run, stage):
+            run.home.write(f"{stage}/{METRICS}", models.home.read(f"{stage}/{METRICS}"))
+            run.home.write(f"{stage}/{MODEL}", model)
+    return taken
 
 
 def _training(
     run: Run, name: str, stage: StageConfig, data: Dataset, classes: Classes, config: PurifyConfig
 ) -> TrainJob:
-    """Return the training of one stage: a fresh D-VAE, whose seed is its own."""
+    """Return the training of one stage: a fresh D-VAE, whose seed is its own, on all rows or the run's sample."""
+    chosen = None
+    if config.train_rows:
+        chosen = sample(data, classes, config.train_rows, derive(config.seed, "train rows"))
     return TrainJob(
         name=name,
         task=VAETask(stage.model, stage.loss),
@@ -124,6 +212,8 @@ def _training(
         config=stage.train,
         seed=derive(config.seed, name),
         store=run.home.sub(name),
+        selection=chosen,
+        selected=config.train_rows,
     )
 
 
@@ -134,7 +224,8 @@ def _settled(config: PurifyConfig, run: Run, engine: Engine) -> PurifyConfig:
     def settle(name: str, stage: StageConfig) -> StageConfig:
         before = known.get(name, {}).get("train", {}).get("slices", 0)
         asked = dataclasses.replace(stage.train, slices=stage.train.slices or before)
-        slices = resolve_slices(asked, engine.workers, engine.device)
+        # Passes can have more workers than a training has slices.
+        slices = asked.slices if trained(run, name) else resolve_slices(asked, engine.workers, engine.device)
         return dataclasses.replace(stage, train=dataclasses.replace(asked, slices=slices))
 
     return dataclasses.replace(config, stage1=settle("stage1", config.stage1), stage2=settle("stage2", config.stage2))

@@ -14,21 +14,23 @@ from torch import Tensor, nn
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of all workers' slices together (equal sizes)."""
+    """BatchNorm2d whose training statistics are those of all workers' slices together."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (B, C, H, W)."""
         if not self.training:
             return super().forward(x)
-        workers = dist.get_world_size()
-        mean = _sum(x.mean(dim=(0, 2, 3))) / workers
+        mine = x.numel() // x.shape[1]
+        total = x.new_tensor(mine)
+        dist.all_reduce(total)
+        share = mine / total
+        mean = _sum(x.mean(dim=(0, 2, 3)) * share)
         centered = x - mean[:, None, None]
-        var = _sum(centered.square().mean(dim=(0, 2, 3))) / workers
+        var = _sum(centered.square().mean(dim=(0, 2, 3)) * share)
         if self.running_mean is not None and self.running_var is not None:
-            count = x.numel() // x.shape[1] * workers
             with torch.no_grad():
                 self.running_mean.lerp_(mean.detach(), self.momentum or 0.0)
-                self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), self.momentum or 0.0)
+                self.running_var.lerp_(var.detach() * (total / (total - 1).clamp(min=1)), self.momentum or 0.0)
         scale = torch.rsqrt(var + self.eps) * self.weight
         out: Tensor = centered * scale[:, None, None] + self.bias[:, None, None]
         return out

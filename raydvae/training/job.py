@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from raydvae.config import TrainConfig
-from raydvae.data.dataset import Classes, Dataset, Unit, decode_rows
+from raydvae.data.dataset import Classes, Dataset, Rows, Unit
 from raydvae.data.manifest import check_rejected
+from raydvae.data.selection import Selection
 from raydvae.data.store import Store
 from raydvae.training.checkpoint import (
     METRICS,
@@ -26,11 +27,12 @@ from raydvae.training.checkpoint import (
     save_state,
     write_metrics,
 )
-from raydvae.training.feed import ImageSet
+from raydvae.training.feed import Feed, ImageSet
 from raydvae.training.group import Alone, Group
 from raydvae.training.loop import Task, TrainState, train
+from raydvae.training.stream import SHOWN_REASONS, Reader, Scan, Source, StreamFeed, read_ahead
 
-SHOWN_REASONS = 3
+GIB = 2**30
 Progress = Callable[[dict[str, float]], None]
 
 
@@ -39,7 +41,7 @@ class TrainJob:
     """One training. Running it again goes on from its last epoch, or returns at once when it is finished.
 
     ``keep`` are the epochs (from 0) after which the weights are kept too. ``config.slices`` must be settled beforehand
-    (`resolve_slices`): it is part of what makes the result.
+    (`resolve_slices`): it is part of what makes the result. ``selection`` restricts the training to ``selected`` rows.
     """
 
     name: str
@@ -51,6 +53,28 @@ class TrainJob:
     seed: int
     store: Store
     keep: tuple[int, ...] = ()
+    selection: Selection | None = None
+    selected: int = 0
+
+    @property
+    def source(self) -> Source:
+        """The rows to train on."""
+        return Source(self.data, self.classes, self.image_size, self.selection)
+
+    @property
+    def rows(self) -> int:
+        """Rows to train on, unusable ones included."""
+        return self.data.rows if self.selection is None else self.selected
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the rows are streamed in each epoch because, decoded, they are more than fits."""
+        return self.rows * self.source.row_bytes > self.data.data.memory_gib * GIB
+
+    @property
+    def scan(self) -> Scan | None:
+        """What has to be done on every unit before a streamed training."""
+        return Scan(self.source, self.store) if self.streamed and not self.finished else None
 
     @property
     def about(self) -> dict[str, Any]:
@@ -60,6 +84,7 @@ class TrainJob:
             "train": dataclasses.asdict(self.config),
             "seed": self.seed,
             "data": [[f.name, f.fingerprint] for f in self.data.files],
+            "selection": None if self.selection is None else [self.selection.seed, self.selected],
         }
 
     @property
@@ -79,16 +104,28 @@ class TrainJob:
 
 
 def run_job(
-    job: TrainJob, device: torch.device, threads: int, group: Group | None = None, progress: Progress | None = None
+    job: TrainJob,
+    device: torch.device,
+    threads: int,
+    group: Group | None = None,
+    progress: Progress | None = None,
+    reader: Reader = read_ahead,
 ) -> None:
-    """Run ``job`` as one worker of ``group``; rank 0 saves the state, metrics and final weights."""
+    """Run ``job`` as one worker of ``group``; rank 0 saves the state, metrics and final weights.
+
+    ``reader`` is how a streamed data set is read; its scan must be complete.
+    """
     group = group or Alone()
     first = group.rank == 0
     if job.finished:
         job.history()  # refuses other settings
         return
     state = load_state(job.store, job.about)
-    images = load_images(job.data, job.classes, job.image_size, threads)
+    feed: Feed
+    if scan := job.scan:
+        feed = StreamFeed(job.source, scan.counts(), int(job.data.data.memory_gib * GIB), reader)
+    else:
+        feed = load_images(job.source, threads)
 
     def on_epoch(state: TrainState, metrics: dict[str, float]) -> None:
         if first:
@@ -101,7 +138,7 @@ def run_job(
 
     final = train(
         job.task,
-        images,
+        feed,
         job.config,
         seed=job.seed,
         device=device,
@@ -114,20 +151,28 @@ def run_job(
         save_model(job.store, final, job.about)
 
 
-def load_images(data: Dataset, classes: Classes, image_size: int, threads: int = 1) -> ImageSet:
+def load_images(source: Source, threads: int = 1) -> ImageSet:
     """Decode a data set into memory; rows that cannot be used are left out, up to the reject limit."""
+    data = source.data
 
-    def one(unit: Unit) -> tuple[torch.Tensor, torch.Tensor, Counter[str]]:
-        rows = decode_rows(data, unit, data.read(unit), classes, image_size)
-        images = torch.from_numpy(np.ascontiguousarray(rows.images.transpose(0, 3, 1, 2)))
-        return images, torch.from_numpy(rows.labels), Counter(rows.rejected.column("reason").to_pylist())
+    def one(unit: Unit) -> tuple[Rows, Counter[str]]:
+        rows = source.read(unit)
+        return rows, Counter(rows.rejected.column("reason").to_pylist())
 
+    units = data.units()
+    size = source.image_size
+    # Filled as units arrive, in the memory layout that convolutions like: the set is in memory once.
+    images = np.empty((sum(unit.rows for unit in units), size, size, 3), np.uint8)
+    labels, reasons, end = [], Counter[str](), 0
     with ThreadPoolExecutor(max(1, threads)) as pool:
-        parts = list(pool.map(one, data.units()))
-    reasons = sum((part[2] for part in parts), Counter[str]())
-    why = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
-    check_rejected(reasons.total(), data.rows, data.data.reject_limit, why)
-    return ImageSet(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        for rows, why in pool.map(one, units):
+            images[end : end + len(rows.images)] = rows.images
+            end += len(rows.images)
+            labels.append(rows.labels)
+            reasons += why
+    shown = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
+    check_rejected(reasons.total(), data.rows, data.data.reject_limit, shown)
+    return ImageSet(torch.from_numpy(images[:end]).permute(0, 3, 1, 2), torch.from_numpy(np.concatenate(labels)))
 
 
 def pick_device() -> torch.device:

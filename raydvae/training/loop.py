@@ -21,7 +21,7 @@ from raydvae.config import TrainConfig
 from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.seeds import derive
 from raydvae.training.batchnorm import GlobalBatchNorm2d
-from raydvae.training.feed import ImageSet, epoch_order
+from raydvae.training.feed import Cut, Feed, ImageSet, Slice, to_float
 from raydvae.training.group import Alone, Group
 
 Parts = dict[str, Tensor]
@@ -57,21 +57,24 @@ Report = Callable[[TrainState, dict[str, float]], None]
 
 
 def resolve_slices(config: TrainConfig, workers: int, device: torch.device) -> int:
-    """Return the slices of a global batch for that many workers, or say why they cannot be had."""
+    """Return the slices of a global batch for up to that many workers, or say why they cannot be had.
+
+    On CPUs the default is 4 for up to 4 workers, so that their number does not change the result, then 8, 16 and so on.
+    """
     if config.batch_stats == "global":
         return workers
-    slices = config.slices or (workers if device.type == "cuda" else 4 * workers // math.gcd(4, workers))
-    if slices % workers:
+    slices = config.slices or (workers if device.type == "cuda" else 4 * 2 ** max(0, math.ceil(math.log2(workers / 4))))
+    if slices < workers:
         raise ConfigError(
-            f"{workers} workers cannot share {slices} slices of a batch equally; "
-            f"give a number of slices that {workers} divides, or another number of workers."
+            f"{workers} workers cannot share {slices} slices of a batch; give --slices of at least {workers}, "
+            f"or at most {slices} workers."
         )
     return slices
 
 
 def train(
     task: Task,
-    data: ImageSet,
+    data: Feed,
     config: TrainConfig,
     *,
     seed: int,
@@ -89,7 +92,8 @@ def train(
     """
     device = device or torch.device("cpu")
     group = group or Alone()
-    trainer = _Trainer(task, data.to(device), config, seed, device, group, threads)
+    feed = data.to(device) if isinstance(data, ImageSet) else data
+    trainer = _Trainer(task, feed, config, seed, device, group, threads)
     if resume is not None:
         trainer.load(resume)
     with trainer:
@@ -104,7 +108,7 @@ class _Trainer:
     def __init__(
         self,
         task: Task,
-        data: ImageSet,
+        data: Feed,
         config: TrainConfig,
         seed: int,
         device: torch.device,
@@ -113,21 +117,14 @@ class _Trainer:
     ) -> None:
         self.task, self.data, self.config, self.seed, self.device, self.group = task, data, config, seed, device, group
         self.slices = resolve_slices(config, group.size, device)
-        # Small sets: the largest batch that the rows fill, so that at least one step is made an epoch.
-        batch = min(config.batch_size, len(data))
-        self.batch = batch - batch % self.slices
-        if self.batch < 2 * self.slices:
-            raise ConfigError(
-                f"A batch of {batch} images cannot be cut into {self.slices} slices of at least 2; "
-                f"use fewer slices, a larger batch or more rows (there are {len(data)})."
-            )
+        self.cut = Cut.of(len(data), config.batch_size, self.slices)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "init"))
             self.model = task.build()
         self.model = self.model.to(device).to(memory_format=torch.channels_last).train()
         if config.batch_stats == "global" and group.size > 1:
             GlobalBatchNorm2d.convert(self.model)
-        self.mine = range(group.rank * self.slices // group.size, (group.rank + 1) * self.slices // group.size)
+        self.mine = group.mine(self.slices)
         self.replicas = [_replica(self.model) for _ in self.mine]
         self.parameters = list(_trainable(self.model))
         self.optimizer = _optimizer(self.parameters, config)
@@ -154,48 +151,54 @@ class _Trainer:
         self.epoch = epoch
         for part in self.optimizer.param_groups:
             part["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
-        order = epoch_order(len(self.data), self.seed, epoch).to(self.device)
-        steps = len(self.data) // self.batch
         sums: Parts = {}
-        for step in range(steps):
-            rows = order[step * self.batch : (step + 1) * self.batch].view(self.slices, -1)
-            for name, value in self.run_step(rows, step).items():
+        sizes = self.cut.sizes
+        for step, parts in enumerate(self.data.epoch(self.cut, self.seed, epoch, self.mine)):
+            for name, value in self.run_step(parts, step, self._weights(sizes[step])).items():
+                value = value * (sizes[step] / self.cut.rows)
                 sums[name] = sums[name] + value if name in sums else value
-        metrics = {name: float(value) / steps for name, value in sums.items()}
+        metrics = {name: float(value) for name, value in sums.items()}
         if not all(math.isfinite(value) for value in metrics.values()):
             broken = ", ".join(name for name, value in metrics.items() if not math.isfinite(value))
             raise RaydvaeError(
                 f"Training diverged in epoch {epoch}: {broken} is not finite. Nothing of this epoch was kept; "
                 f"lower the learning rate (now {self.config.lr}) or the clip norm ({self.config.clip_norm})."
             )
-        speed = steps * self.batch / (time.monotonic() - started)
+        speed = self.cut.rows / (time.monotonic() - started)
         metrics |= {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], "images_per_second": speed}
         self.epoch = epoch + 1
         self.history.append(metrics)
         return metrics
 
-    def run_step(self, rows: Tensor, step: int) -> Parts:
+    def _weights(self, size: int) -> Tensor | None:
+        """Return what slices of unequal size count in a mean over the batch; None where they are equal."""
+        share = self.cut.share(size)
+        if share[0] == share[-1]:
+            return None
+        return torch.tensor([share[part] * self.slices / size for part in self.mine], device=self.device)[:, None]
+
+    def run_step(self, slices: list[Slice], step: int, weights: Tensor | None) -> Parts:
         def forward(lane: int) -> Parts:
             part = self.mine[lane]
             generator = torch.Generator(self.device).manual_seed(derive(self.seed, "noise", self.epoch, step, part))
-            x, y = self.data.batch(rows[part])
+            images, labels = slices[lane]
+            x, y = to_float(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
             return self.task.measure(self.replicas[lane], x, y, generator)
 
         def backward(lane: int) -> Sequence[Tensor]:
             loss = self.task.total(measured[lane], means, self.epoch)
             return torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
 
+        def mean(rows: Tensor) -> Tensor:
+            return self.group.mean(rows if weights is None else rows * weights)
+
         lanes = range(len(self.mine))
         measured = self._map(forward, lanes)
         names = list(measured[0])
-        means = _named(
-            names, self.group.mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured]))
-        )
+        means = _named(names, mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
         grads = self._map(backward, lanes)
         with torch.no_grad():
-            exchanged = self.group.mean(
-                torch.stack([_flat([*grads[lane], *_statistics(self.replicas[lane])]) for lane in lanes])
-            )
+            exchanged = mean(torch.stack([_flat([*grads[lane], *_statistics(self.replicas[lane])]) for lane in lanes]))
             _scatter(exchanged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
             self.optimizer.step()

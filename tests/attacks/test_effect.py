@@ -1,4 +1,8 @@
-"""Attacks do their job at small scale, as `benchmarks/attacks.py` measures it: the drop is the shortcut, not the noise."""
+"""Attacks do their job at small scale, as `benchmarks/attacks.py` measures it: the drop is the shortcut, not the noise.
+
+A net trained on the poison loses 25 points of test accuracy or more; one trained on the same noise, moved to images of
+other classes, loses less than 5.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from raydvae.config import DataConfig
 from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
 
-SHOWN = ["lsp", "ar", "ops", "em-class", "tap", "ntga"]  # the others take minutes: the benchmark shows them
+SHOWN = ["lsp", "ar", "ops", "em", "em-class", "rem", "tap", "sep", "ntga"]
 
 
 @cache

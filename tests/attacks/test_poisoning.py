@@ -1,10 +1,9 @@
-"""Every attack over a data set: streamed, restarted, refused, given out and taken in again."""
+"""Every attack over a data set: streamed, refused, given out and taken in again."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,42 +12,13 @@ import pytest
 import torch
 
 from raydvae.attacks.base import measure
-from raydvae.attacks.configs import (
-    ARConfig,
-    EMConfig,
-    LSPConfig,
-    NTGAConfig,
-    OPSConfig,
-    REMConfig,
-    SEPConfig,
-    SurrogateConfig,
-    TAPConfig,
-)
-from raydvae.attacks.poisoning import poison
-from raydvae.attacks.recipes import Recipe
-from raydvae.attacks.registry import ATTACKS, AttackConfig
+from raydvae.attacks.configs import EMConfig, LSPConfig
 from raydvae.cli.main import run as cli
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, Unit, find_classes, open_dataset
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.importing import import_dataset
-from raydvae.data.manifest import Run
 from raydvae.data.store import Store
-from raydvae.engine import InProcess, Record, UnitWork
-from raydvae.training.job import Progress, TrainJob
-from tests.purify.test_algorithm import hashes
-
-SMALL = SurrogateConfig(model="small", width=2, steps=6, batch_size=16, lr=0.02)
-SMALL_CONFIGS: dict[str, AttackConfig] = {
-    "lsp": LSPConfig(),
-    "ar": ARConfig(),
-    "ops": OPSConfig(),
-    "em": EMConfig(steps=2, surrogate=SMALL),
-    "em-class": EMConfig(steps=2, wise="class", surrogate=SMALL),
-    "rem": REMConfig(steps=2, draws=1, inner_steps=1, surrogate=SMALL),
-    "tap": TAPConfig(steps=3, surrogate=SMALL),
-    "sep": SEPConfig(steps=2, inner_steps=2, checkpoints=2, surrogate=SMALL),
-    "ntga": NTGAConfig(steps=2, depth=2, t=64.0, block_rows=20, validation_rows=10),
-}
+from tests.attacks.stopped import SMALL, make
 
 
 @pytest.fixture(scope="module")
@@ -57,60 +27,6 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("clean")
     import_dataset("digits", Store(str(folder)), "digits", split="test", rows_per_shard=40, limit_per_class=6)
     return open_dataset(str(folder), DataConfig(unit_rows=20))
-
-
-def make(config: AttackConfig, data: Dataset, out: Path, engine: InProcess | None = None, ratio: float = 1.0) -> None:
-    run = Run(Store(str(out)))
-    recipe = Recipe(config, 32, 10, run.home)
-    poison(recipe, data, find_classes(data), run, engine or InProcess(), ratio=ratio)
-
-
-class Dies(InProcess):
-    def __init__(self, epochs: int, units: int) -> None:
-        super().__init__()
-        self.epochs, self.units = epochs, units
-
-    def train(self, job: TrainJob, progress: Progress | None = None) -> None:
-        left = self.epochs
-
-        def count(metrics: dict[str, float]) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-
-        super().train(job, count)
-
-    def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
-        for done, record in enumerate(super().map(work, units), start=1):
-            yield record
-            if done == self.units:
-                raise KeyboardInterrupt
-
-
-def test_every_attack_is_tried_here() -> None:
-    assert {name.split("-")[0] for name in SMALL_CONFIGS} == set(ATTACKS)
-
-
-@pytest.mark.parametrize("name", SMALL_CONFIGS)
-def test_stopped_in_its_training_and_in_its_pass_it_ends_with_the_same_bytes(
-    name: str, clean: Dataset, tmp_path: Path
-) -> None:
-    config = SMALL_CONFIGS[name]
-    make(config, clean, tmp_path / "straight")
-    trains = name.split("-")[0] in ("em", "rem", "tap", "sep")
-    if trains:
-        with pytest.raises(KeyboardInterrupt):
-            make(config, clean, tmp_path / "killed", Dies(epochs=1, units=0))
-    with pytest.raises(KeyboardInterrupt):
-        make(config, clean, tmp_path / "killed", Dies(epochs=-1, units=1))
-    make(config, clean, tmp_path / "killed")
-    assert hashes(tmp_path / "killed") == hashes(tmp_path / "straight")
-    tables = [pq.read_table(tmp_path / run / "_raydvae/poison.parquet") for run in ("killed", "straight")]
-    assert tables[0].equals(tables[1])
-    assert tables[0]["poisoned"].to_pylist() == [True] * 60
-    bound = getattr(config, "norm", 1.0)
-    assert 0 < max(tables[0]["norm"].to_pylist()) <= bound * (1 + 1e-6)
 
 
 def test_a_ratio_poisons_exactly_that_many_rows_and_no_pixel_of_others(clean: Dataset, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from raydvae.attacks.ntga import NTGA
 from raydvae.attacks.pgd import project, sign_descent
 from raydvae.attacks.rem import REM, REMTask, inner_attack
 from raydvae.attacks.sep import SEP, ClassFeatures
-from raydvae.attacks.surrogate import SurrogateTask, build_surrogate
+from raydvae.attacks.surrogate import SURROGATES, SurrogateTask, build_surrogate
 from raydvae.attacks.tap import TAP
 from raydvae.attacks.transforms import RowDraws, draw_view
 from raydvae.errors import ConfigError, DataError
@@ -264,14 +264,14 @@ def test_views_are_padded_crops_and_flips() -> None:
 @pytest.mark.parametrize(
     "task",
     [
-        SurrogateTask(SMALL, CLASSES),
+        SurrogateTask(TAPConfig(surrogate=SMALL), CLASSES),
         EMTask(EMConfig(surrogate=SMALL, steps=2), CLASSES),
         EMTask(EMConfig(surrogate=SMALL, steps=2, wise="class"), CLASSES),
         REMTask(REMConfig(surrogate=SMALL, steps=1, draws=2, inner_steps=1), CLASSES),
     ],
     ids=["clean", "em", "em-class", "rem"],
 )
-def test_a_resumed_surrogate_is_the_undisturbed_one(task: SurrogateTask | EMTask | REMTask) -> None:
+def test_a_resumed_surrogate_is_the_undisturbed_one(task: SurrogateTask) -> None:
     images, labels = rows_of(8, 32)
     data = ImageSet(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
     states: list[TrainState] = []
@@ -301,6 +301,16 @@ def test_class_noise_sums_over_all_batches() -> None:
     whole = class_descent(model, [(x, y)], start, config)
     parts = class_descent(model, [(x[:4], y[:4]), (x[4:], y[4:])], start, config)
     torch.testing.assert_close(whole, parts)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_surrogate_tells_what_its_last_layer_sees(name: str) -> None:
+    model = build_surrogate(SurrogateConfig(model=name, width=2), CLASSES).eval()
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    features = model.features_of(x)  # type: ignore[operator]
+    assert features.shape == (2, model.head.in_features)  # type: ignore[union-attr]
+    torch.testing.assert_close(model.head(features), model(x))  # type: ignore[operator]
+    assert model(x).shape == (2, CLASSES)
 
 
 def test_wrong_use_is_refused() -> None:

@@ -30,10 +30,12 @@ FLAGS = {
     "import": "--classes --format --json --limit-per-class --rows-per-shard --split --storage-option",
     "poison": "--adversarial-norm --block-rows --checkpoints --class-means --draws --image-size --inner-steps --json --net "
     "--norm --patch --ratio --seed --steps --storage-option --stratified --surrogate-batch --surrogate-lr --surrogate-model "
-    "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers",
+    "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
-    "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers",
-    "classify": "--batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
+    "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
+    "--address --dry-run --memory-gib --models --train-rows --until --wait",
+    "status": "--json --storage-option",
+    "classify": "--address --wait --batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
     "import-poison": "--clean --json --storage-option",
     "export-poison": "--clean --format --json --storage-option",
@@ -63,6 +65,14 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "IN", "OUT", "--epochs", "0"], 2, "at least one"),
         (["purify", "IN", "OUT", "--width", "7"], 2, "even number"),
         (["purify", "IN", "OUT", "--workers", "0"], 2, "at least 1"),
+        (["purify", "IN", "OUT", "--workers", "3:2"], 2, "smaller number first"),
+        (["purify", "IN", "OUT", "--workers", "many"], 2, "MIN:MAX"),
+        (["purify", "IN", "OUT", "--train-rows", "5"], 2, "between 10 and 180"),
+        (["purify", "IN", "OUT", "--models", "NOWHERE"], 3, "not the folder of a raydvae run"),
+        (["purify", "IN", "OUT", "--models", "NOWHERE", "--kld1", "1"], 2, "setting of the models"),
+        (["purify", "IN", "OUT", "--memory-gib", "0"], 2, "positive number"),
+        (["purify", "IN", "OUT", "--address", "http://127.0.0.1:9"], 2, "did not take the job"),
+        (["status", "IN"], 3, "not the folder of a raydvae run"),
         (["purify", "IN", "OUT", "--config", "NONE.toml"], 2, "Cannot read --config"),
         (["purify", "NOWHERE", "OUT"], 3, "does not exist"),
         (["poison", "lsp", "IN", "OUT", "--norm", "0"], 2, "positive number"),

@@ -1,4 +1,4 @@
-"""SIGKILL of the driver, in the middle of a pass and of a training; then the same command again."""
+"""SIGKILL of the driver in each step; then the same command again.."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ def kill_when(source: Path, out: Path, reached: Callable[[], bool]) -> None:
     process.wait()
 
 
-def test_killed_in_pass_1_and_in_stage_2_it_ends_with_the_same_bytes(digits_folder: Path, tmp_path: Path) -> None:
+def test_killed_in_each_step_it_ends_with_the_same_bytes(digits_folder: Path, tmp_path: Path) -> None:
     source, straight, out = digits_folder, tmp_path / "straight", tmp_path / "killed"
     expected = finish(source, straight)
     home = out / "_raydvae"
+
+    kill_when(source, out, lambda: (home / "stage1/state.safetensors").exists())
+    assert not (home / "stage1/model.safetensors").exists()
 
     kill_when(source, out, lambda: any(home.glob("commits/pass1/*.json")))
     committed = sorted(home.glob("commits/pass1/*.json"))
@@ -57,6 +60,10 @@ def test_killed_in_pass_1_and_in_stage_2_it_ends_with_the_same_bytes(digits_fold
     kill_when(source, out, lambda: (home / "stage2/state.safetensors").exists())
     assert not (home / "stage2/model.safetensors").exists()
     assert before == {path: path.stat().st_mtime_ns for path in committed}, "a committed unit was done again"
+
+    kill_when(source, out, lambda: any(home.glob("commits/pass3/*.json")))
+    assert list(out.glob("*.parquet"))
+    assert len(list(home.glob("commits/pass3/*.json"))) < 9
 
     result = finish(source, out)
     assert hashes(out) == hashes(straight)

@@ -13,7 +13,7 @@ from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import Engine, InProcess
-from tests.attacks.test_poisoning import SMALL_CONFIGS
+from tests.attacks.stopped import SMALL_CONFIGS
 from tests.purify.test_algorithm import hashes
 
 pytestmark = pytest.mark.ray

@@ -3,13 +3,16 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydvae.attacks.selection import select
+from raydvae.config import DataConfig
+from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.selection import _apportion, sample, select
 from raydvae.errors import ConfigError
 
 Rows = list[tuple[str, int]]
@@ -55,3 +58,41 @@ def test_a_larger_ratio_keeps_the_rows_of_a_smaller_one_and_seeds_differ() -> No
 def test_a_ratio_outside_of_0_to_1_is_refused(ratio: float) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         select([], ratio, 0)
+
+
+@pytest.mark.parametrize("rows", [10, 37, 179, 180])
+def test_a_sample_is_exact_in_number_stratified_and_the_same_for_any_units(digits_folder: Path, rows: int) -> None:
+    found = []
+    for unit_rows in (7, 40):
+        data = open_dataset(str(digits_folder), DataConfig(unit_rows=unit_rows))
+        classes = find_classes(data)
+        chosen = sample(data, classes, rows, seed=3)
+        taken: Counter[int] = Counter()
+        ids = set()
+        for unit in data.units():
+            labels = classes.numbers(data.read(unit, columns=["label"]).column(0))
+            mask = chosen.mask(unit.row_ids(), labels)
+            taken.update(labels[mask].tolist())
+            ids.update(row_id for row_id, is_in in zip(unit.row_ids(), mask, strict=True) if is_in)
+        assert taken.total() == rows
+        assert max(taken.values()) - min(taken.values()) <= 1  # 18 of each digit are there
+        found.append(ids)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("rows", [0, 9, 181])
+def test_a_sample_that_cannot_be_drawn_is_refused(digits_folder: Path, rows: int) -> None:
+    data = open_dataset(str(digits_folder))
+    with pytest.raises(ConfigError, match="between 10 and 180"):
+        sample(data, find_classes(data), rows, seed=0)
+
+
+@given(st.dictionaries(st.integers(0, 30), st.integers(1, 500), min_size=1), st.floats(0, 1))
+def test_rows_are_shared_in_proportion(counts: dict[int, int], share: float) -> None:
+    total = sum(counts.values())
+    rows = max(len(counts), round(share * total))
+    out = _apportion(counts, rows)
+    assert sum(out.values()) == rows
+    for label, count in counts.items():
+        assert 1 <= out[label] <= count
+        assert out[label] <= rows * count / total + 1

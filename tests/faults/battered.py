@@ -1,0 +1,146 @@
+"""A purification on a two-node cluster that is hit in every place: run by test_cluster.py in a process of its own.
+
+    python -c "from tests.faults.battered import main; main()" SOURCE OUT MARKS EPOCHS
+
+A pass actor, a commit task and a Train worker end themselves by SIGKILL, each once, in the middle of their work; a node is
+taken away while it trains and, after another has joined, while it computes. MARKS gets a file for each hit and a line for
+each unit that was computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.cluster_utils import Cluster
+from torch import Tensor, nn
+
+from raydvae.data.dataset import Rows, Unit, find_classes, open_dataset
+from raydvae.data.store import Store
+from raydvae.distributed.engine import RayEngine
+from raydvae.engine import Record, UnitWork
+from raydvae.models.losses import Parts
+from raydvae.purify.algorithm import purify
+from raydvae.training.job import Progress, TrainJob
+from raydvae.training.loop import Task
+from tests.conftest import small_config
+
+STORE = 150 * 2**20
+
+
+def die_once(mark: Path) -> None:
+    """End this process as the kernel would end it, the first time."""
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Hit:
+    """Work whose processes die: the actor before it has computed a unit, the committer between file and record."""
+
+    work: UnitWork
+    marks: Path
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = self.work.name
+
+    def read(self, unit: Unit) -> Rows:
+        return self.work.read(unit)
+
+    def load(self, device: torch.device) -> None:
+        self.work.load(device)
+
+    def compute(self, rows: Rows) -> Any:
+        with open(self.marks / f"{self.name}.computed", "a", encoding="utf-8") as file:
+            file.write(rows.unit.id + "\n")
+        if not rows.unit.id.endswith("r0000000000"):
+            die_once(self.marks / f"{self.name}.actor")
+        return self.work.compute(rows)
+
+    def commit(self, rows: Rows, result: Any) -> Record:
+        if self.name == "pass1" and not rows.unit.id.endswith("r0000000000"):
+            mark = self.marks / "commit"
+            if not mark.exists():
+                self.work.run.publish(self.work.data, rows, result[0], "_raydvae/work/p1")  # type: ignore[attr-defined]
+                die_once(mark)
+        return self.work.commit(rows, result)
+
+
+@dataclass(frozen=True)
+class HitTask:
+    """A training whose worker dies in the middle of the second epoch of stage 2."""
+
+    task: Task
+    marks: Path
+
+    def __repr__(self) -> str:
+        return repr(self.task)  # a resumed training must be of the same task
+
+    def build(self) -> nn.Module:
+        return self.task.build()
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+        return self.task.measure(model, x, y, generator)
+
+    def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
+        if epoch == 1:
+            die_once(self.marks / "train-worker")
+        return self.task.total(parts, means, epoch)
+
+
+class Battered(RayEngine):
+    """An engine on a cluster that loses what it works with."""
+
+    def __init__(self, cluster: Cluster, marks: Path) -> None:
+        super().__init__(2, cluster.address, fewest=1)
+        self.cluster, self.marks, self.other = cluster, marks, cluster.add_node(num_cpus=3, object_store_memory=STORE)
+
+    def take_node(self, mark: str) -> None:
+        self.cluster.remove_node(self.other, allow_graceful=False)
+        (self.marks / mark).touch()
+
+    def train(self, job: TrainJob, progress: Progress | None = None) -> None:
+        if job.name == "stage2":
+            job = dataclasses.replace(job, task=HitTask(job.task, self.marks))
+
+        def follow(metrics: dict[str, float]) -> None:
+            if job.name == "stage1" and metrics["epoch"] == 0:
+                self.take_node("node-in-training")
+            if progress is not None:
+                progress(metrics)
+
+        super().train(job, follow)
+        if job.name == "stage1":
+            self.other = self.cluster.add_node(num_cpus=3, object_store_memory=STORE)
+
+    def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
+        for record in super().map(Hit(work, self.marks), units):
+            yield record
+            if work.name == "pass3" and not (self.marks / "node-in-pass").exists():
+                self.take_node("node-in-pass")
+
+
+def main() -> None:
+    source, out, marks, epochs = sys.argv[1:]
+    config = small_config(int(epochs))
+    data = open_dataset(source, config.data)
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 3, "object_store_memory": STORE, "include_dashboard": False},
+    )
+    try:
+        with Battered(cluster, Path(marks)) as engine:
+            purify(data, find_classes(data), Store(out), config, engine)
+    finally:
+        cluster.shutdown()
