@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import os
 import resource
 import statistics
@@ -59,7 +60,14 @@ def main() -> None:
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        work = {"pass": ray_pass, "pass-alone": pass_alone, "train": training, "exchange": exchange, "large": large}
+        work = {
+            "pass": ray_pass,
+            "pass-alone": pass_alone,
+            "train": training,
+            "driver": driver,
+            "exchange": exchange,
+            "large": large,
+        }
         print(json.dumps(work[args.one](args)))
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -69,6 +77,7 @@ def main() -> None:
         streaming.write_shards(Path(folder, "train-2"), 2 * STEPS * BATCH, UNIT_ROWS, "")
         streaming.write_shards(Path(folder, "large"), 32, 16, args.data)
         result = weak_scaling(folder, args.width, args.rounds)
+        result["driver"] = run("driver", folder, {0, 1}, 1, args.width)
         result["at_224_px"] = run("large", folder, {0}, 1, args.width)
     result["reach"] = reach(Costs.measured(result))
     result["load"] = os.getloadavg()[0]
@@ -155,17 +164,23 @@ def meet() -> None:
 
 
 def ray_pass(args: argparse.Namespace) -> dict[str, Any]:
-    """Pass 1 as a Ray stream; the driver's and all other processors' seconds count from the start of the work."""
+    """Pass 1 as a Ray stream."""
     with tempfile.TemporaryDirectory() as folder, RayEngine(args.workers) as engine:
         work = streaming.make_pass(folder, 32, UNIT_ROWS, args.width, f"{args.folder}/pass-{args.workers}")
         engine.connect()
-        before = driver_seconds()
         turn = streaming.ray_turn(work, engine)
-        return {
-            "images_per_second": round(turn.images_per_second, 2),
-            "start_up_seconds": round(turn.start_up, 1),
-            "driver_seconds_a_unit": round((driver_seconds() - before) / len(turn.times), 4),
-        }
+    return {"images_per_second": round(turn.images_per_second, 2), "start_up_seconds": round(turn.start_up, 1)}
+
+
+def driver(args: argparse.Namespace) -> dict[str, Any]:
+    """Processor seconds of this process a unit, when units are so small that handling them is all there is to do."""
+    with tempfile.TemporaryDirectory() as folder, RayEngine(args.workers) as engine:
+        work = streaming.make_pass(folder, 32, UNIT_ROWS // 16, 2, f"{args.folder}/pass-1")
+        units = work.data.units()
+        used = [driver_seconds() for _ in engine.map(work, units)]
+        warm = len(used) // 4
+    seconds = (used[-1] - used[warm]) / (len(used) - warm - 1)
+    return {"driver_seconds_a_unit": round(seconds, 4), "units": len(units)}
 
 
 def driver_seconds() -> float:
@@ -321,7 +336,7 @@ class Costs:
             written_bytes=at["bytes_an_image"]["written"],
             flops=at["flops_an_image"],
             numbers=at["numbers"],
-            driver_seconds_a_unit=result["passes"]["one"]["driver_seconds_a_unit"],
+            driver_seconds_a_unit=result["driver"]["driver_seconds_a_unit"],
         )
 
     def passes(self, gpus: int) -> dict[str, float]:
@@ -339,7 +354,7 @@ class Costs:
 
     def step_seconds(self, gpus: int) -> tuple[float, float]:
         """Return the computing and the exchange of one training step, which do not overlap."""
-        compute = self.batch * self.flops["train_pass3"] / self.gpu_flops
+        compute = self.batch * max(self.flops["train_pass1"], self.flops["train_pass3"]) / self.gpu_flops
         sent = 4 * self.numbers * 2 * (gpus - 1) / gpus  # one slice a worker: a ring all-reduce's traffic
         share = self.node_bytes / self.gpus_a_node
         return compute, sent / share
@@ -369,6 +384,11 @@ def reach(costs: Costs) -> list[dict[str, Any]]:
                     "pass_hours": round((images / speed + costs.start_seconds) / 3600, 2),
                     "training_efficiency": round(compute / (compute + traffic), 3),
                     "stage_hours": round((costs.epochs * epoch + costs.start_seconds) / 3600, 1),
+                    # Rows a unit from which the driver would no longer be the limit:
+                    "unit_rows_for_driver": math.ceil(
+                        min(v for k, v in speeds.items() if k != "driver") * costs.driver_seconds_a_unit
+                    ),
+                    "training_memory_gib_a_worker": round(images * 224 * 224 * 3 / 2**30),  # it holds all pixels
                     "listing_seconds": round(costs.listing_seconds(images), 1),
                 }
             )
