@@ -388,7 +388,6 @@ def reach(costs: Costs) -> list[dict[str, Any]]:
                     "unit_rows_for_driver": math.ceil(
                         min(v for k, v in speeds.items() if k != "driver") * costs.driver_seconds_a_unit
                     ),
-                    "training_memory_gib_a_worker": round(images * 224 * 224 * 3 / 2**30),  # it holds all pixels
                     "listing_seconds": round(costs.listing_seconds(images), 1),
                 }
             )

@@ -44,7 +44,8 @@ from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import available_cores
 from raydvae.models.dvae import DVAE
-from raydvae.purify.passes import SubtractPass, load_dvae
+from raydvae.purify.inference import load_dvae
+from raydvae.purify.passes import SubtractPass
 from raydvae.training.checkpoint import save_model
 from raydvae.training.loop import TrainState
 

@@ -44,7 +44,7 @@ class UnitWork(Protocol):
         ...
 
     def commit(self, rows: Rows, result: Any) -> Record:
-        """Publish the results and return the commit record."""
+        """Publish the results and return the commit record; on a cluster ``rows`` come without their pixels."""
         ...
 
 

@@ -48,7 +48,7 @@ UNITS_PER_STREAM_AND_ACTOR = 2000
 RETRIES = 3  # of one unit whose process dies; Ray Data's default is for ever
 QUIET_SECONDS = 60.0  # without a committed unit, then the log says what is waited for
 TIMEOUT_SECONDS = 3600.0  # without any movement at all, then the stream ends
-ELASTIC_TIMEOUT_SECONDS = 180.0  # the same where it may go on with fewer workers
+ELASTIC_TIMEOUT_SECONDS = 900.0  # the same where it may go on with fewer workers
 LARGE = 2**16  # bytes from which a buffer travels beside its pickle
 
 

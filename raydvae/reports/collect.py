@@ -16,6 +16,7 @@ from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 from raydvae.purify.algorithm import Summary
+from raydvae.purify.inference import Inference
 from raydvae.purify.passes import PSNR_EDGES, SubtractPass
 from raydvae.reports.html import SHOWN_CLASSES, ReportData, render
 from raydvae.reports.samples import Samples
@@ -105,7 +106,7 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples |
     listed = {name for name, *_ in known["source"]["files"]}
     classes = Classes(known["classes"]["count"], _tuple(known["classes"]["names"]), source.schema.labels_are_text)
     work = SubtractPass("pass1", run, source, classes, config, config.stage1.model, run.home.sub("stage1"))
-    work.load(torch.device("cpu"))
+    inference = Inference.load(work.store, work.architecture, config, torch.device("cpu"))
     result = open_dataset(run.store.uri, config.data, run.store.options)
     output = {unit.id: unit for unit in result.units()}
     wanted = {label: 2 for label in range(min(classes.count, SHOWN_CLASSES))}
@@ -119,7 +120,7 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples |
                 wanted[int(label)] -= 1
                 chosen.append(index)
         if chosen:
-            x1, p_hat = work.estimate(rows)
+            x1, p_hat = inference.subtracted(rows)
             target = output[unit.id]
             purified = decode_rows(result, target, result.read(target), classes, config.image_size)
             ids = rows.row_ids

@@ -3,7 +3,7 @@
     python -c "from tests.faults.battered import main; main()" SOURCE OUT MARKS EPOCHS
 
 A pass actor, a commit task and a Train worker end themselves by SIGKILL, each once, in the middle of their work; a node is
-taken away while it trains and, after another has joined, while it computes. MARKS gets a file for each hit and a line for
+taken away while it trains and, after another has joined, while it computes. Stage 2 is trained without the cluster. MARKS gets a file for each hit and a line for
 each unit that was computed.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from raydvae.data.dataset import Rows, Unit, find_classes, open_dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
-from raydvae.engine import Record, UnitWork
+from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.models.losses import Parts
 from raydvae.purify.algorithm import purify
 from raydvae.training.job import Progress, TrainJob
@@ -79,10 +79,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class HitTask:
-    """A training whose worker dies in the middle of the second epoch of stage 2."""
+    """A training whose worker dies in the middle of its last epoch, after the node was lost."""
 
     task: Task
     marks: Path
+    epoch: int
 
     def __repr__(self) -> str:
         return repr(self.task)  # a resumed training must be of the same task
@@ -94,7 +95,7 @@ class HitTask:
         return self.task.measure(model, x, y, generator)
 
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
-        if epoch == 1:
+        if epoch == self.epoch:
             die_once(self.marks / "train-worker")
         return self.task.total(parts, means, epoch)
 
@@ -112,17 +113,18 @@ class Battered(RayEngine):
 
     def train(self, job: TrainJob, progress: Progress | None = None) -> None:
         if job.name == "stage2":
-            job = dataclasses.replace(job, task=HitTask(job.task, self.marks))
+            InProcess().train(job, progress)
+            return
+        job = dataclasses.replace(job, task=HitTask(job.task, self.marks, job.config.epochs - 1))
 
         def follow(metrics: dict[str, float]) -> None:
-            if job.name == "stage1" and metrics["epoch"] == 0:
+            if metrics["epoch"] == 0:
                 self.take_node("node-in-training")
             if progress is not None:
                 progress(metrics)
 
         super().train(job, follow)
-        if job.name == "stage1":
-            self.other = self.cluster.add_node(num_cpus=3, object_store_memory=STORE)
+        self.other = self.cluster.add_node(num_cpus=3, object_store_memory=STORE)
 
     def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
         for record in super().map(Hit(work, self.marks), units):
@@ -137,7 +139,13 @@ def main() -> None:
     data = open_dataset(source, config.data)
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 3, "object_store_memory": STORE, "include_dashboard": False},
+        head_node_args={
+            "num_cpus": 3,
+            "object_store_memory": STORE,
+            "include_dashboard": False,
+            # Notice a dead node in ten seconds instead of a minute.
+            "_system_config": {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000},
+        },
     )
     try:
         with Battered(cluster, Path(marks)) as engine:

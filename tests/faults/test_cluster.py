@@ -64,4 +64,4 @@ def test_all_rows_are_accounted_for_and_little_was_done_twice(outcome: Outcome) 
     # Two processes died in pass 1; each may cost the unit it worked on, and those that waited in it.
     assert len(first) == 6
     assert sum(first.values()) <= 6 + 2 * 2
-    assert [line["epoch"] for line in summary.history["stage2"]] == list(range(EPOCHS))
+    assert [line["epoch"] for line in summary.history["stage1"]] == list(range(EPOCHS))

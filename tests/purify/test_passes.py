@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from raydvae.config import DVAEConfig
 from raydvae.models.dvae import DVAE
-from raydvae.purify.passes import reconstruct, subtract, to_uint8
+from raydvae.purify.inference import reconstruct, subtract, to_uint8
 
 
 @pytest.fixture(scope="module")
