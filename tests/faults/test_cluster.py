@@ -39,6 +39,8 @@ def outcome(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ou
     command = [sys.executable, "-c", program, *map(str, (digits_folder, out, marks, EPOCHS))]
     # What raydvae.distributed.environment sets for a cluster of its own; Ray reads it when it is imported.
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5"}
+    # Where the dead node is not noticed yet, Ray Train waits for it this long before it goes on with what is left.
+    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "25"
     done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr[-5000:]
     data = open_dataset(str(digits_folder), small_config(EPOCHS).data)
