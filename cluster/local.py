@@ -52,7 +52,7 @@ def main() -> None:
         cluster = start(folder, options.cpus, options.dashboard_port)
         for number in (signal.SIGINT, signal.SIGTERM):  # again: Ray's start has set handlers of its own
             signal.signal(number, on_signal)
-        print(usage(f"http://{cluster.webui_url}", cluster.address, environment), flush=True)
+        print(usage(f"http://{cluster.webui_url}", cluster.address, client, environment), flush=True)
         stop.wait()
     except KeyboardInterrupt:
         pass
@@ -83,8 +83,8 @@ def prepare(folder: Path) -> dict[str, str]:
     return client
 
 
-def start(folder: Path, cpus: int, port: int) -> Any:
-    """Return the running cluster; Ray's agents start slowly on small machines, so that a second try is made."""
+def start(folder: Path, cpus: int, port: int) -> tuple[Any, int]:
+    """Return the running cluster and its port for Ray Client; Ray's agents start slowly on small machines, so that a second try is made."""
     from ray.cluster_utils import Cluster
 
     head = {
@@ -98,11 +98,12 @@ def start(folder: Path, cpus: int, port: int) -> Any:
         cluster = Cluster()
         try:
             # Another port at each try: what a failed start leaves holds the first until this process ends.
-            cluster.add_node(**head, dashboard_port=port or free_port())
+            client = free_port()
+            cluster.add_node(**head, dashboard_port=port or free_port(), ray_client_server_port=client)
             # A folder of its own, as on a machine of its own: in one folder, the node that unpacks a job's working
             # directory second deletes what the first has unpacked, under the feet of the running job.
             cluster.add_node(num_cpus=cpus, object_store_memory=STORE, temp_dir=str(folder / "worker"))
-            return cluster
+            return cluster, client
         except Exception as error:
             with suppress(Exception):
                 cluster.shutdown()
@@ -119,17 +120,19 @@ def free_port() -> int:
         return port
 
 
-def usage(dashboard: str, address: str, environment: dict[str, str]) -> str:
+def usage(dashboard: str, address: str, client: int, environment: dict[str, str]) -> str:
     """Return what to tell the user: first lines that a program can read, then a command."""
     variables = " ".join(f"{name}={value}" for name, value in environment.items())
     return (
         f"dashboard  {dashboard}\n"
         f"address    {address}\n"
+        f"client     ray://{LOOPBACK}:{client}\n"
         f"token file {environment['RAY_AUTH_TOKEN_PATH']}\n\n"
         "Submit from the project's folder, in another terminal:\n\n"
         f"  {variables} \\\n"
         f"  ray job submit --address {dashboard} --working-dir . -- \\\n"
         "  python jobs/purify.py IN OUT --workers 1\n\n"
+        f"or, with the same variables, raydvae purify IN OUT --address {dashboard}\n\n"
         "Ctrl-C stops the cluster."
     )
 

@@ -272,3 +272,8 @@ def test_the_dashboards_panels_have_numbers_and_places_of_their_own() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len(places)
     assert all(panel["targets"] and panel["title"] for panel in panels)
+
+
+def test_the_dashboard_s_metrics_are_those_that_the_stages_emit() -> None:
+    source = (FOLDER.parent / "raydvae/distributed/metrics.py").read_text()
+    assert set(re.findall(r'"(raydvae_\w+)"', source)) == {*COUNTERS, *HISTOGRAMS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import os
 import signal
 import subprocess
@@ -50,6 +51,7 @@ class Running:
     """The cluster of cluster/local.py."""
 
     dashboard: str
+    client: str
     token: Path
 
     def submit(self, *command: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
@@ -101,8 +103,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        words = dict(line.rsplit(None, 1) for line in log.read_text().splitlines()[:3])
-        yield Running(dashboard=words["dashboard"], token=Path(words["token file"]))
+        words = dict(line.rsplit(None, 1) for line in log.read_text().splitlines()[:4])
+        yield Running(dashboard=words["dashboard"], client=words["client"], token=Path(words["token file"]))
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
@@ -133,7 +135,7 @@ def rows(store: Store) -> list[dict[str, object]]:
 def test_a_wrong_argument_fails_and_the_job_runs_what_was_uploaded(cluster: Running) -> None:
     code, log = cluster.submit("sh", "-c", PROBE)
     assert code != 0
-    assert "raydvae: --workers is 0; give at least 1." in log
+    assert "raydvae: --workers is 0; give at least 1" in log
     for process in ("driver", "worker"):
         [path] = {line.split()[1] for line in log.splitlines() if line.startswith(f"{process} ")}
         assert path.startswith(str(cluster.token.parent)) and "/_ray_pkg_" in path
@@ -141,6 +143,20 @@ def test_a_wrong_argument_fails_and_the_job_runs_what_was_uploaded(cluster: Runn
     names = set(ast.literal_eval(uploaded.removeprefix("uploaded ")))
     assert names >= {"raydvae", "jobs"}
     assert not names & {".git", ".venv", "tests", "docs", "quickstart", "out", "shared"}
+
+
+@pytest.mark.parametrize("kind", ["dashboard", "client"])
+def test_from_a_laptop_the_command_runs_on_the_cluster(kind: str, cluster: Running, digits_folder: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)}
+    done = subprocess.run(
+        [sys.executable, "-m", "raydvae.cli.main", "purify", digits_folder, digits_folder / "out", *SETTINGS,
+         "--dry-run", "--address", getattr(cluster, kind)],
+        cwd=PROJECT, env=clean_environment() | token, text=True, check=False, timeout=300, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [plan] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert plan["has"]["where"] == "the cluster of 2 nodes"
+    assert plan["rows"] == 180
 
 
 def test_without_the_token_nothing_is_submitted(cluster: Running) -> None:
