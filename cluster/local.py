@@ -49,7 +49,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="rdv-", dir="/tmp"))
     try:
         environment = prepare(folder)
-        cluster = start(folder, options.cpus, options.dashboard_port)
+        cluster, client = start(folder, options.cpus, options.dashboard_port)
         for number in (signal.SIGINT, signal.SIGTERM):  # again: Ray's start has set handlers of its own
             signal.signal(number, on_signal)
         print(usage(f"http://{cluster.webui_url}", cluster.address, client, environment), flush=True)
@@ -84,7 +84,10 @@ def prepare(folder: Path) -> dict[str, str]:
 
 
 def start(folder: Path, cpus: int, port: int) -> tuple[Any, int]:
-    """Return the running cluster and its port for Ray Client; Ray's agents start slowly on small machines, so that a second try is made."""
+    """Return the running cluster, and its port for Ray Client.
+
+    Ray's agents start slowly on small machines, so that a second try is made.
+    """
     from ray.cluster_utils import Cluster
 
     head = {

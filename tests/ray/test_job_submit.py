@@ -103,7 +103,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
-        words = dict(line.rsplit(None, 1) for line in log.read_text().splitlines()[:4])
+        told = ("dashboard ", "client ", "token file ")
+        words = dict(line.rsplit(None, 1) for line in log.read_text().splitlines() if line.startswith(told))
         yield Running(dashboard=words["dashboard"], client=words["client"], token=Path(words["token file"]))
     finally:
         process.send_signal(signal.SIGTERM)
