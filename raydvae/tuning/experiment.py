@@ -30,11 +30,22 @@ from raydvae.training.feed import Cut
 from raydvae.training.job import TrainJob, pick_device, run_job
 from raydvae.training.loop import resolve_slices
 from raydvae.tuning.fidelity import bits_per_pixel, correction
-from raydvae.tuning.search import Bisect, Search, Strategy, Window, build, check_window, monotone, predict
+from raydvae.tuning.search import (
+    Bisect,
+    Search,
+    Strategy,
+    Window,
+    build,
+    check_window,
+    monotone,
+    predict,
+    significant,
+    solve,
+)
 from raydvae.tuning.trial import Trials
 
 STAGES = ("stage1", "stage2")
-VERIFICATIONS = 3  # full trainings that a stage may take
+VERIFICATIONS = 4  # full trainings that a stage may take
 TOML, TABLE, RESULT = "purify.toml", "trials.csv", "tuning.json"
 COLUMNS = ("stage", "kind", "kld_target", "psnr", "kld", "bits_per_pixel", "epochs", "rows", "plateau", "seconds")
 
@@ -43,8 +54,8 @@ COLUMNS = ("stage", "kind", "kld_target", "psnr", "kld", "bits_per_pixel", "epoc
 class TuneConfig:
     """How targets are searched. The windows are those of the `PurifyConfig`'s stages.
 
-    ``trials`` is the most short trainings a stage, each on ``fraction`` of the rows for ``epochs`` epochs (0: half of
-    those tuned for); ``concurrency`` of them make a round.
+    ``trials`` is the most short trainings a stage, each on ``fraction`` of the rows for ``epochs`` epochs (0: as many
+    as a full training); ``concurrency`` of them make a round.
     """
 
     trials: int = 8
@@ -59,13 +70,13 @@ class TuneConfig:
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"fraction is {self.fraction}; give a share of the rows above 0 and up to 1.")
         if self.epochs < 0:
-            raise ConfigError(f"epochs of a trial is {self.epochs}; give a number, or 0 for half of the full training.")
+            raise ConfigError(f"epochs of a trial is {self.epochs}; give a number, or 0 for those of a full training.")
         if self.concurrency < 1:
             raise ConfigError(f"concurrency is {self.concurrency}; run at least one trial at a time.")
 
     def trial_epochs(self, stage: StageConfig) -> int:
         """Return the epochs of a trial of ``stage``."""
-        return self.epochs or max(2, stage.train.epochs // 2)
+        return self.epochs or stage.train.epochs
 
 
 class Runner(Protocol):
@@ -199,38 +210,30 @@ class _Experiment:
     def stage(self, name: str, data: Dataset) -> StageResult:
         """Search, verify, and search again with the correction that was measured, until the window is met."""
         stage: StageConfig = getattr(self.config, name)
-        trials = Trials.of(
-            name,
-            data,
-            self.classes,
-            self.config,
-            self.settings.fraction,
-            self.settings.trial_epochs(stage),
-            self.run.home.sub(f"trials/{name}"),
-            self.engine,
-        )
+        trials = trials_of(self.run, name, data, self.classes, self.config, self.settings, self.engine)
         start = build("bisect", window=stage.psnr_window, start=stage.loss.kld_target).start
         offset = estimated = self._estimate(trials, data, start)
-        done: dict[float, float] = {}
+        tried: dict[float, float] = {}
+        full: dict[float, float] = {}
         verifications: list[dict[str, Any]] = []
         for _ in range(VERIFICATIONS):
-            search = self._search(stage.psnr_window, start, offset)
-            self.runner.search(search, trials, self.watch)
-            done |= search.told
-            self.clock.lap()
-            target = self._target(name, search, offset)
+            target = _between(full, stage.psnr_window)
+            if target is None:
+                search = self._search(stage.psnr_window, start, offset)
+                self.runner.search(search, trials, self.watch)
+                tried |= search.told
+                self.clock.lap()
+                target = self._target(name, search, offset, full)
             verified = self._verify(name, data, target)
             verifications.append(verified)
-            klds, psnrs = monotone(done)
-            offset = verified["psnr"] - predict(klds, psnrs, target)
+            full[target] = verified["psnr"]
+            offset = verified["psnr"] - predict(*monotone(tried), target)
             if stage.psnr_window[0] <= verified["psnr"] <= stage.psnr_window[1]:
                 break
         else:
-            tried = ", ".join(f"{v['psnr']:.2f} dB at {v['kld_target']:g}" for v in verifications)
             raise RaydvaeError(
-                f"{name}: {VERIFICATIONS} full trainings ended outside of the window "
-                f"{_window(stage.psnr_window)}: {tried}. Give trials that are closer to full training: a larger "
-                "--fraction or more --epochs."
+                f"{name}: {VERIFICATIONS} full trainings ended outside of the window {_window(stage.psnr_window)}: "
+                f"{_told(full)}. Give trials that are closer to full training: a larger --fraction or more --epochs."
             )
         return StageResult(
             name=name,
@@ -240,7 +243,7 @@ class _Experiment:
             bits_per_pixel=bits_per_pixel(verified["kld"], stage.model.halvings),
             estimated=estimated,
             measured=offset,
-            trials=_records(trials, done, start),
+            trials=_records(trials, tried, start),
             verifications=verifications,
         )
 
@@ -256,7 +259,8 @@ class _Experiment:
             self.runner.search(alone, each, self.watch)
             found.append(next(iter(alone.told.values())))
         self.clock.lap()
-        return correction(*found, trials.steps, trials.halved().steps, full_steps)
+        short, half = found
+        return correction(short, half, trials.steps, trials.halved().steps, full_steps)
 
     def _search(self, window: Window, start: float, offset: float) -> Search:
         low, high = window
@@ -271,21 +275,31 @@ class _Experiment:
             seed=self.config.seed,
         )
 
-    def _target(self, name: str, search: Search, offset: float) -> float:
+    def _target(self, name: str, search: Search, offset: float, full: dict[float, float]) -> float:
+        """Return the target that full training is to verify; `ConfigError` where there is none.
+
+        Trials at the limit of what they reach understate what more steps would bring there, so that the window is out
+        of reach is said only after a full training at that end.
+        """
         verdict = search.verdict()
-        if verdict.target is not None:
+        if verdict.target is not None and verdict.target not in full:
             return verdict.target
         window = _window((search.window[0] + offset, search.window[1] + offset))
-        reach = _window((verdict.reach[0] + offset, verdict.reach[1] + offset))
-        if verdict.unreachable:
+        if verdict.edge is not None and verdict.edge not in full:
+            return verdict.edge
+        if verdict.unreachable or verdict.target is not None:
+            measured = f"Full training gave {_told(full)}. " if full else ""
+            reach = (verdict.reach[0] + offset, verdict.reach[1] + offset)
+            ends = (min([*full.values(), *reach[:1]]), max(full.values())) if full else reach
             raise ConfigError(
-                f"{name}: the window {window} cannot be reached: {verdict.unreachable} in a trial, to which full "
-                f"training adds {offset:.2f} dB. Reachable with these settings is {reach}; give a window in it with "
+                f"{name}: the window {window} cannot be reached: {verdict.unreachable or 'trials lead there again'}. "
+                f"{measured}Reachable with these settings is about {_window(ends)}; give a window in it with "
                 f"--{name}-psnr, or change width or epochs."
             )
+        reach = (verdict.reach[0] + offset, verdict.reach[1] + offset)
         raise ConfigError(
-            f"{name}: no target for the window {window} was found with {len(search.told)} trials, which reached "
-            f"{reach}. Run the same command with more --trials; those finished are not run again."
+            f"{name}: no target for the window {window} was found with {len(search.told)} trials, which lead to "
+            f"{_window(reach)}. Run the same command with more --trials; those finished are not run again."
         )
 
     def _full(self, name: str, data: Dataset, kld: float) -> TrainJob:
@@ -321,12 +335,35 @@ class _Experiment:
 
     def p1(self, data: Dataset, kld: float) -> Dataset:
         """Return P1 by the verified model of stage 1: of all rows, because stage 2 is verified on all of them."""
-        inner = Run(self.run.home.sub(f"p1-{kld:g}"))
+        inner = _p1_run(self.run, kld)
         store = full_store(self.run, "stage1", kld)
         work = SubtractPass("pass1", inner, data, self.classes, self.config, self.config.stage1.model, store)
         apply_to_units(self.engine, inner, work, data, self.watch)
         self.clock.lap()
-        return open_dataset(inner.home.sub(P1).uri, data.data, self.run.store.options)
+        return stage_input(self.run, "stage2", data, kld)
+
+
+def trials_of(
+    run: Run,
+    name: str,
+    data: Dataset,
+    classes: Classes,
+    config: PurifyConfig,
+    settings: TuneConfig,
+    engine: Engine,
+) -> Trials:
+    """Return the trials of a stage whose input is ``data``, kept in a tuning's folder."""
+    epochs = settings.trial_epochs(getattr(config, name))
+    return Trials.of(name, data, classes, config, settings.fraction, epochs, run.home.sub(f"trials/{name}"), engine)
+
+
+def stage_input(run: Run, name: str, data: Dataset, kld1: float) -> Dataset:
+    """Return what a stage of a finished tuning of ``data`` was trained on: P0 or P1."""
+    return data if name == "stage1" else open_dataset(_p1_run(run, kld1).home.sub(P1).uri, data.data, run.store.options)
+
+
+def _p1_run(run: Run, kld: float) -> Run:
+    return Run(run.home.sub(f"p1-{kld:g}"))
 
 
 class _Clock:
@@ -411,6 +448,21 @@ def _write(run: Run, tuned: Tuned) -> None:
     run.store.write(TABLE, text.getvalue().encode())
     stages = {name: dataclasses.asdict(stage) for name, stage in tuned.stages.items()}
     run.home.write_json(RESULT, result(tuned) | {"stages": stages})
+
+
+def _between(full: dict[float, float], window: Window) -> float | None:
+    """Return where the straight line through two full trainings that have the window between them meets its middle."""
+    below = [kld for kld, psnr in full.items() if psnr < window[0]]
+    above = [kld for kld, psnr in full.items() if psnr > window[1]]
+    if not below or not above or max(below) >= min(above):
+        return None
+    ends = [max(below), min(above)]
+    target = significant(solve(ends, [full[kld] for kld in ends], sum(window) / 2))
+    return None if target in full else target
+
+
+def _told(full: dict[float, float]) -> str:
+    return ", ".join(f"{psnr:.2f} dB at the KLD target {kld:g}" for kld, psnr in full.items())
 
 
 def _window(window: Window) -> str:

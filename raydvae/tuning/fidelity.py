@@ -17,10 +17,10 @@ def correction(short: float, half: float, short_steps: int, half_steps: int, ful
     """
     if full_steps <= short_steps or half_steps >= short_steps:
         return 0.0
-    scale = max(0.0, short - half) / (half_steps**-0.5 - short_steps**-0.5)
-    return scale * (short_steps**-0.5 - full_steps**-0.5)
+    scale = max(0.0, short - half) / (1 / math.sqrt(half_steps) - 1 / math.sqrt(short_steps))
+    return scale * (1 / math.sqrt(short_steps) - 1 / math.sqrt(full_steps))
 
 
 def bits_per_pixel(kld: float, halvings: int) -> float:
     """Return the rate of ``kld`` nats a latent position, in bits a pixel: a position stands for 4^halvings pixels."""
-    return kld / math.log(2) / 4**halvings
+    return kld / math.log(2) / float(4**halvings)

@@ -34,13 +34,15 @@ DIGITS = 4  # significant ones of a target: its name on storage
 class Verdict:
     """How a search stands: ``found`` with its ``target``, ``unreachable`` with why, or neither: still open or spent.
 
-    ``reach`` is the range of PSNR that was measured, in dB.
+    ``reach`` is the range of PSNR that was measured, in dB; ``edge`` the target at the limit that it ends at, where the
+    window lies beyond a limit.
     """
 
     found: bool
     target: float | None
     unreachable: str
     reach: Window
+    edge: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,7 +127,9 @@ class Search:
         if waits or (not why and len(self.told) < self.trials and not any(low <= psnr <= high for psnr in psnrs)):
             return Verdict(False, None, "", reach)
         target = self._target(klds, psnrs)
-        return Verdict(target is not None, target, "" if target is not None else why, reach)
+        if target is not None:
+            return Verdict(True, target, "", reach)
+        return Verdict(False, None, why, reach, self._edge(klds, psnrs))
 
     def _target(self, klds: Sequence[float], psnrs: Sequence[float]) -> float | None:
         """Return where the curve is at the window's middle, or the best target measured to be inside."""
@@ -139,11 +143,9 @@ class Search:
         return min(inside)[1]
 
     def _why_unreachable(self, klds: Sequence[float], psnrs: Sequence[float]) -> str:
-        low, high = self.window
-        if klds[-1] >= significant(self.limits[1]) and psnrs[-1] < low:
-            return f"even a KLD target of {klds[-1]:g} gives only {psnrs[-1]:.2f} dB"
-        if klds[0] <= significant(self.limits[0]) and psnrs[0] > high:
-            return f"even a KLD target of {klds[0]:g} gives {psnrs[0]:.2f} dB"
+        edge = self._edge(klds, psnrs)
+        if edge is not None:
+            return f"even a trial with a KLD target of {edge:g} gives {self.told[edge]:.2f} dB"
         below = [n for n, psnr in enumerate(psnrs) if psnr < self.inner[0]]
         above = [n for n, psnr in enumerate(psnrs) if psnr > self.inner[1]]
         if below and above and below[-1] + 1 == above[0]:
@@ -152,6 +154,12 @@ class Search:
                 from_to = f"from KLD target {klds[left]:g} to {klds[right]:g}"
                 return f"{from_to} it leaps {psnrs[left]:.2f} to {psnrs[right]:.2f} dB"
         return ""
+
+    def _edge(self, klds: Sequence[float], psnrs: Sequence[float]) -> float | None:
+        low, high = self.window
+        if klds[-1] >= significant(self.limits[1]) and psnrs[-1] < low:
+            return klds[-1]
+        return klds[0] if klds[0] <= significant(self.limits[0]) and psnrs[0] > high else None
 
     @property
     def _last(self) -> list[float]:
@@ -297,7 +305,7 @@ def solve(klds: Sequence[float], psnrs: Sequence[float], psnr: float) -> float:
     at = min(max(bisect_left(psnrs, psnr), 1), len(psnrs) - 1)
     low, high = psnrs[at - 1], psnrs[at]
     part = 0.5 if high == low else (psnr - low) / (high - low)
-    return klds[at - 1] * (klds[at] / klds[at - 1]) ** min(max(part, 0.0), 1.0)
+    return klds[at - 1] * float((klds[at] / klds[at - 1]) ** min(max(part, 0.0), 1.0))
 
 
 def predict(klds: Sequence[float], psnrs: Sequence[float], kld: float) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig
@@ -161,4 +162,4 @@ def is_plateau(psnrs: list[float], epochs: int) -> bool:
     if left < 1 or len(psnrs) <= PATIENCE:
         return False
     tail = psnrs[-PATIENCE - 1 :]
-    return max(abs(after - before) for before, after in zip(tail, tail[1:], strict=False)) * left < PLATEAU
+    return max(abs(after - before) for before, after in pairwise(tail)) * left < PLATEAU

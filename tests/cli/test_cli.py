@@ -34,6 +34,8 @@ FLAGS = {
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
     "--address --dry-run --memory-gib --models --train-rows --until --wait",
+    "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
+    "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers",
     "status": "--json --storage-option",
     "classify": "--address --wait --batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
@@ -72,6 +74,12 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--kld1", "1"], 2, "setting of the models"),
         (["purify", "IN", "OUT", "--memory-gib", "0"], 2, "positive number"),
         (["purify", "IN", "OUT", "--address", "http://127.0.0.1:9"], 2, "did not take the job"),
+        (["tune", "IN", "--out", "OUT", "--stage1-psnr", "22:20"], 2, "smaller one first"),
+        (["tune", "IN", "--out", "OUT", "--stage1-psnr", "20:20"], 2, "smaller one first"),
+        (["tune", "IN", "--out", "OUT", "--stage2-psnr", ":30"], 2, "LOW:HIGH"),
+        (["tune", "IN", "--out", "OUT", "--stage2-psnr=-3:30"], 2, "two positive dB values"),
+        (["tune", "IN", "--out", "OUT", "--fraction", "0"], 2, "above 0"),
+        (["tune", "NOWHERE", "--out", "OUT"], 3, "does not exist"),
         (["status", "IN"], 3, "not the folder of a raydvae run"),
         (["purify", "IN", "OUT", "--config", "NONE.toml"], 2, "Cannot read --config"),
         (["purify", "NOWHERE", "OUT"], 3, "does not exist"),

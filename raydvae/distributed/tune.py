@@ -1,0 +1,174 @@
+"""Trials of a tuning on a Ray cluster, some at a time: a thin shell of Ray Tune around `raydvae.tuning`.
+
+Our own records on storage are the truth that a killed tuning goes on from. Tune's experiment state is pickle and stays
+in a folder of this machine that is deleted at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import ray.train
+import ray.tune
+import torch
+from ray.tune.search import Searcher
+
+from raydvae.distributed.engine import IO_CORES, RayEngine
+from raydvae.distributed.train import train as train_on_workers
+from raydvae.engine import Watch
+from raydvae.errors import ConfigError, RaydvaeError
+from raydvae.training.job import TrainJob, run_job
+from raydvae.tuning.experiment import replay
+from raydvae.tuning.search import Search, restore
+from raydvae.tuning.trial import Trials
+
+LEAST = 0.1  # cores of a trial that only waits for its own Train workers
+METRIC = "psnr"
+
+
+class RayTrials:
+    """Searches as Ray Tune experiments of up to ``concurrency`` trials at once.
+
+    A trial has its share of the cores and GPUs that are there, and computes with as many threads. With more than one
+    worker a trial is a Ray Train run of its own, and its share is divided among those.
+    """
+
+    def __init__(self, engine: RayEngine, concurrency: int) -> None:
+        self.engine, self.concurrency = engine, concurrency
+        engine.connect()
+
+    def share(self, trials: int) -> tuple[int, float]:
+        """Return the cores and GPUs of one of so many trials at once."""
+        there = self.engine.resources()
+        cores = there.cpus - IO_CORES if self.engine.address is None else there.cpus
+        workers = self.engine.workers
+        if self.engine.device.type == "cuda":
+            gpus = there.gpus / trials
+            return max(1, int(cores // trials)), min(1.0, gpus) if workers == 1 else 1.0
+        mine = int(cores // (trials * workers))
+        if mine < 1:
+            raise ConfigError(
+                f"{trials} trials of {workers} workers at once need {trials * workers} cores, and {there.where} has "
+                f"{cores:g} to compute on. Give a smaller --concurrency or fewer --workers."
+            )
+        return mine, 0.0
+
+    def search(self, search: Search, trials: Trials, watch: Watch) -> None:
+        """See `raydvae.tuning.experiment.Runner`."""
+        if not replay(search, trials):
+            return
+        at_once = min(self.concurrency, search.width)
+        cores, gpus = self.share(at_once)
+        workers = self.engine.workers
+        asked = {"cpu": LEAST} if workers > 1 else {"cpu": cores, "gpu": gpus}
+        on_gpu = self.engine.device.type == "cuda"
+
+        def trial(config: dict[str, Any]) -> None:
+            ray.tune.report(_run(trials, config["kld"], workers, cores, on_gpu))
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            watch.step(f"{trials.name} trials", search.trials, "trials") as advance,
+        ):
+            searcher = KLDSearcher(search, trials, advance)
+            tuner = ray.tune.Tuner(
+                ray.tune.with_resources(trial, asked),
+                tune_config=ray.tune.TuneConfig(
+                    search_alg=searcher,
+                    num_samples=-1,
+                    max_concurrent_trials=at_once,
+                    reuse_actors=False,
+                ),
+                run_config=ray.tune.RunConfig(name=trials.name, storage_path=folder, verbose=0),
+            )
+            with _no_signal_handler():
+                results = tuner.fit()
+        for error in results.errors:
+            raise _cause(error)
+        if replay(search, trials):
+            raise RaydvaeError(f"Ray Tune ended with trials of {trials.name} undone. Run the same command to go on.")
+
+
+class KLDSearcher(Searcher):  # type: ignore[misc]
+    """A `Search` as Ray Tune asks for it; its state on disk is the search's JSON, not pickle."""
+
+    def __init__(self, search: Search, trials: Trials, advance: Any = None) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.search, self.trials, self.advance = search, trials, advance
+        self.running: dict[str, float] = {}
+        self.failed = False
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return a target of this round that nobody works on, None while the round ends, or that it is over."""
+        if self.failed:
+            return str(Searcher.FINISHED)
+        left = replay(self.search, self.trials)
+        if not left:
+            return str(Searcher.FINISHED)
+        for kld in left:
+            if kld not in self.running.values():
+                self.running[trial_id] = kld
+                return {"kld": kld}
+        return None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Note that a trial ended; its PSNR is read from its record."""
+        kld = self.running.pop(trial_id, None)
+        self.failed = self.failed or error
+        if kld is None or error or not result:
+            return
+        if self.advance is not None:
+            self.advance({"epoch": len(self.search.told), "psnr": result[METRIC], "kld": result["kld"]})
+        replay(self.search, self.trials)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write the search's state as JSON."""
+        with open(checkpoint_path, "w", encoding="utf-8") as file:
+            json.dump(self.search.state(), file)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Read what `save` wrote; targets that were being tried are asked for again."""
+        with open(checkpoint_path, encoding="utf-8") as file:
+            self.search = restore(json.load(file))
+        self.running = {}
+
+
+def _run(trials: Trials, kld: float, workers: int, cores: int, on_gpu: bool) -> dict[str, Any]:
+    """Run one trial in this process, or with several workers as a Ray Train run, which is not ended on a plateau."""
+
+    def here(job: TrainJob, progress: Any) -> None:
+        run_job(job, torch.device("cuda" if on_gpu else "cpu"), cores, progress=progress)
+
+    def there(job: TrainJob, progress: Any) -> None:
+        train_on_workers(job, (workers, workers), on_gpu, cores)
+
+    return trials.run(kld, there if workers > 1 else here)
+
+
+@contextlib.contextmanager
+def _no_signal_handler() -> Iterator[None]:
+    """Keep Tune from catching SIGINT: this command's own way to end on it is quicker, and nothing needs saving."""
+    before = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
+        else:
+            os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = before
+
+
+def _cause(error: BaseException) -> Exception:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RaydvaeError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return RaydvaeError(f"A trial failed on the cluster: {error}. Run the same command again to go on.")
