@@ -87,7 +87,7 @@ class RayTrials:
                 ),
                 run_config=ray.tune.RunConfig(name=trials.name, storage_path=folder, verbose=0),
             )
-            with _no_signal_handler():
+            with _quiet():
                 results = tuner.fit()
         for error in results.errors:
             raise _cause(error)
@@ -103,6 +103,9 @@ class KLDSearcher(Searcher):  # type: ignore[misc]
         self.search, self.trials, self.advance = search, trials, advance
         self.running: dict[str, float] = {}
         self.failed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"advance": None}  # Tune pickles its searchers; progress is of this process
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return a target of this round that nobody works on, None while the round ends, or that it is over."""
@@ -152,17 +155,19 @@ def _run(trials: Trials, kld: float, workers: int, cores: int, on_gpu: bool) -> 
 
 
 @contextlib.contextmanager
-def _no_signal_handler() -> Iterator[None]:
-    """Keep Tune from catching SIGINT: this command's own way to end on it is quicker, and nothing needs saving."""
-    before = os.environ.get("TUNE_DISABLE_SIGINT_HANDLER")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+def _quiet() -> Iterator[None]:
+    """Keep Tune from catching SIGINT, since nothing needs saving, and from writing to stdout, which is for results."""
+    wanted = {"TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["TUNE_DISABLE_SIGINT_HANDLER"]
-        else:
-            os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _cause(error: BaseException) -> Exception:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from raydvae.config import PurifyConfig, StageConfig, dump_toml, to_dict
 from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.manifest import Run
-from raydvae.data.store import Store, checksum
+from raydvae.data.store import Store
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, available_cores, held
 from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.purify.algorithm import P1, trained, training
@@ -278,15 +278,15 @@ class _Experiment:
     def _target(self, name: str, search: Search, offset: float, full: dict[float, float]) -> float:
         """Return the target that full training is to verify; `ConfigError` where there is none.
 
-        Trials at the limit of what they reach understate what more steps would bring there, so that the window is out
-        of reach is said only after a full training at that end.
+        Where trials have too few steps for the rate to bind, PSNR levels off below what full training reaches. So a
+        window is said to be out of reach only after full trainings: where it levels off, and at the limit.
         """
         verdict = search.verdict()
         if verdict.target is not None and verdict.target not in full:
             return verdict.target
         window = _window((search.window[0] + offset, search.window[1] + offset))
-        if verdict.edge is not None and verdict.edge not in full:
-            return verdict.edge
+        if untried := [edge for edge in verdict.edges if edge not in full]:
+            return untried[0]
         if verdict.unreachable or verdict.target is not None:
             measured = f"Full training gave {_told(full)}. " if full else ""
             reach = (verdict.reach[0] + offset, verdict.reach[1] + offset)
@@ -389,20 +389,16 @@ def full_store(run: Run, stage: str, kld: float) -> Store:
     return run.home.sub(f"full/{stage}/kld-{kld:g}")
 
 
-def lend(tuned: Tuned, models: Run, run: Run) -> dict[str, Any]:
-    """Copy the verified models into a purification's folder, so that it trains nothing; return their checksums.
+def lend(tuned: Tuned, models: Run, run: Run) -> None:
+    """Copy the verified models into a purification's folder, so that it trains nothing.
 
     They are what it would have trained itself: same rows, seed and settings.
     """
-    taken: dict[str, Any] = {}
     for name, stage in tuned.stages.items():
         source = full_store(models, name, stage.kld_target)
-        model = source.read(MODEL)
-        taken[name] = checksum(model)
         if not trained(run, name):
             run.home.write(f"{name}/{METRICS}", source.read(METRICS))
-            run.home.write(f"{name}/{MODEL}", model)
-    return taken
+            run.home.write(f"{name}/{MODEL}", source.read(MODEL))
 
 
 def _records(trials: Trials, done: dict[float, float], start: float) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ MARGIN = 1 / 8  # of a window at either side, where a noisy measurement is not t
 SPREAD = 4.0  # factor between the first targets
 REACH = (1.5, 16.0)  # least and greatest factor by which a search goes on beyond what it has tried
 RESOLUTION = math.log(1.02)  # a bracket narrower than this is a leap
+KNEE = 0.25  # dB below the best that count as no worse
 DIGITS = 4  # significant ones of a target: its name on storage
 
 
@@ -34,15 +35,15 @@ DIGITS = 4  # significant ones of a target: its name on storage
 class Verdict:
     """How a search stands: ``found`` with its ``target``, ``unreachable`` with why, or neither: still open or spent.
 
-    ``reach`` is the range of PSNR that was measured, in dB; ``edge`` the target at the limit that it ends at, where the
-    window lies beyond a limit.
+    ``reach`` is the range of PSNR that was measured, in dB; where the window lies beyond a limit, ``edges``
+    are the first target that is about as good as the one at the limit, and that one.
     """
 
     found: bool
     target: float | None
     unreachable: str
     reach: Window
-    edge: float | None = None
+    edges: tuple[float, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,7 +130,7 @@ class Search:
         target = self._target(klds, psnrs)
         if target is not None:
             return Verdict(True, target, "", reach)
-        return Verdict(False, None, why, reach, self._edge(klds, psnrs))
+        return Verdict(False, None, why, reach, self._edges(klds, psnrs))
 
     def _target(self, klds: Sequence[float], psnrs: Sequence[float]) -> float | None:
         """Return where the curve is at the window's middle, or the best target measured to be inside."""
@@ -143,9 +144,8 @@ class Search:
         return min(inside)[1]
 
     def _why_unreachable(self, klds: Sequence[float], psnrs: Sequence[float]) -> str:
-        edge = self._edge(klds, psnrs)
-        if edge is not None:
-            return f"even a trial with a KLD target of {edge:g} gives {self.told[edge]:.2f} dB"
+        if edges := self._edges(klds, psnrs):
+            return f"even a trial with a KLD target of {edges[-1]:g} gives {self.told[edges[-1]]:.2f} dB"
         below = [n for n, psnr in enumerate(psnrs) if psnr < self.inner[0]]
         above = [n for n, psnr in enumerate(psnrs) if psnr > self.inner[1]]
         if below and above and below[-1] + 1 == above[0]:
@@ -155,11 +155,14 @@ class Search:
                 return f"{from_to} it leaps {psnrs[left]:.2f} to {psnrs[right]:.2f} dB"
         return ""
 
-    def _edge(self, klds: Sequence[float], psnrs: Sequence[float]) -> float | None:
+    def _edges(self, klds: Sequence[float], psnrs: Sequence[float]) -> tuple[float, ...]:
         low, high = self.window
         if klds[-1] >= significant(self.limits[1]) and psnrs[-1] < low:
-            return klds[-1]
-        return klds[0] if klds[0] <= significant(self.limits[0]) and psnrs[0] > high else None
+            knee = next(kld for kld, psnr in zip(klds, psnrs, strict=True) if psnr >= psnrs[-1] - KNEE)
+            return knee, klds[-1]
+        if klds[0] <= significant(self.limits[0]) and psnrs[0] > high:
+            return (klds[0],)
+        return ()
 
     @property
     def _last(self) -> list[float]:

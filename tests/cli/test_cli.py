@@ -33,7 +33,7 @@ FLAGS = {
     "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
-    "--address --dry-run --memory-gib --models --train-rows --until --wait",
+    "--address --dry-run --memory-gib --models --train-rows --tune --until --wait",
     "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
     "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers",
     "status": "--json --storage-option",
@@ -72,6 +72,7 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "IN", "OUT", "--train-rows", "5"], 2, "between 10 and 180"),
         (["purify", "IN", "OUT", "--models", "NOWHERE"], 3, "not the folder of a raydvae run"),
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--kld1", "1"], 2, "setting of the models"),
+        (["purify", "IN", "OUT", "--models", "NOWHERE", "--tune"], 2, "give one of them"),
         (["purify", "IN", "OUT", "--memory-gib", "0"], 2, "positive number"),
         (["purify", "IN", "OUT", "--address", "http://127.0.0.1:9"], 2, "did not take the job"),
         (["tune", "IN", "--out", "OUT", "--stage1-psnr", "22:20"], 2, "smaller one first"),
