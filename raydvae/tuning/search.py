@@ -125,7 +125,11 @@ class Search:
         low, high = self.inner
         why = self._why_unreachable(klds, psnrs)
         waits = any(kld not in self.told for kld in self._last)
-        if waits or (not why and len(self.told) < self.trials and not any(low <= psnr <= high for psnr in psnrs)):
+        at_limit = (klds[-1] >= significant(self.limits[1]) and psnrs[-1] < low) or (
+            klds[0] <= significant(self.limits[0]) and psnrs[0] > high
+        )
+        ended = why or at_limit or len(self.told) >= self.trials or any(low <= psnr <= high for psnr in psnrs)
+        if waits or not ended:
             return Verdict(False, None, "", reach)
         target = self._target(klds, psnrs)
         if target is not None:
