@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
 from raydvae.cli.purify import Purify, sized
-from raydvae.config import PurifyConfig
+from raydvae.config import ClassifyConfig, PurifyConfig
 from raydvae.errors import ConfigError
+
+if TYPE_CHECKING:
+    from raydvae.data.dataset import Classes, Dataset
+    from raydvae.data.store import Store
+    from raydvae.distributed.engine import RayEngine
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,26 @@ class Tune:
     """Seed of everything random (default 0)."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    objective: Literal["psnr", "accuracy"] = "psnr"
+    """Find targets by PSNR; or measure --test accuracy at the targets given."""
+    test: str | None = None
+    """With --objective accuracy: clean data to test on."""
+    sweep: Literal["pairs", "dvae", "vae"] = "pairs"
+    """accuracy: purify with pairs of targets (Table 18), or take x_hat of one D-VAE (Figure 6) or VAE (Figure 2)."""
+    kld1: tuple[float, ...] = ()
+    """accuracy: targets of stage 1, or of the one model (by default the paper's, or 0.25 to 4)."""
+    kld2: tuple[float, ...] = ()
+    """accuracy: targets of stage 2; each is paired with each --kld1."""
+    model: Literal["resnet18", "small", "tiny"] = "resnet18"
+    """accuracy: the classifier."""
+    model_epochs: int = 60
+    """accuracy: its epochs."""
+    model_batch: int = 128
+    """accuracy: images in a step of it."""
+    model_lr: float = 0.1
+    """accuracy: its learning rate."""
+    no_flip: bool = False
+    """accuracy: do not mirror images at random."""
     json: bool = False
     """End with one line of JSON."""
 
@@ -68,6 +93,8 @@ class Tune:
         fewest, workers = worker_range(self.workers)
         options = storage_options(self.storage_option)
         config = self.settings()
+        if (self.objective == "accuracy") != (self.test is not None):
+            raise ConfigError("--objective accuracy and --test belong together; give both or none.")
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
@@ -89,12 +116,47 @@ class Tune:
         config = sized(config, classes.count, size or config.image_size)
         out = Store(self.out, options)
         with RayEngine(workers, self.address, fewest, self.wait) as engine:
+            if self.objective == "accuracy":
+                self.measure(data, classes, out, config, engine)
+                return
             runner = trials_on(engine, settings.concurrency) or Here()
             tuned = tune(data, classes, out, config, settings, engine, runner, Progress())
         page = write_page(data, classes, out, tuned)
         finish(
             result(tuned) | {"config": f"{out.uri}/purify.toml", "page": page}, self.json, described(tuned, self.out)
         )
+
+    def measure(self, data: Dataset, classes: Classes, out: Store, config: PurifyConfig, engine: RayEngine) -> None:
+        """Measure accuracy at each target."""
+        from raydvae.data.dataset import open_dataset
+        from raydvae.evaluation.sweep import sweep
+        from raydvae.reports.tuning import write_sweep
+
+        base = ClassifyConfig()
+        train = dataclasses.replace(base.train, epochs=self.model_epochs, batch_size=self.model_batch, lr=self.model_lr)
+        classifier = dataclasses.replace(
+            base, model=self.model, seed=config.seed, train=train, data=config.data, flip=not self.no_flip
+        )
+        test = open_dataset(str(self.test), config.data, storage_options(self.storage_option), split="test")
+        points = sweep(data, test, classes, out, config, classifier, self.sweep, self.targets(), engine, Progress())
+        page = write_sweep(out, points, self.sweep, data.store.uri)
+        best = max(points, key=lambda point: point.test_acc)
+        result = {"points": [dataclasses.asdict(point) for point in points], "page": page}
+        at = f"{best.kld1:g}/{best.kld2:g}" if self.sweep == "pairs" else f"{best.kld1:g}"
+        text = f"Best of {len(points)}: {best.test_acc:.2f} % at {at}, {best.psnr:.2f} dB.\nPage: {page}"
+        finish(result, self.json, text)
+
+    def targets(self) -> list[tuple[float, float]]:
+        """Return the targets to measure at: each of --kld1 with each of --kld2, or the paper's."""
+        from raydvae.evaluation.sweep import FIGURES, TABLE_18
+
+        if self.sweep == "pairs":
+            if bool(self.kld1) != bool(self.kld2):
+                raise ConfigError("Pairs take both --kld1 and --kld2; give both, or none for those of Table 18.")
+            return [(first, second) for first in self.kld1 for second in self.kld2] or list(TABLE_18)
+        if self.kld2:
+            raise ConfigError(f"--sweep {self.sweep} trains one model a target; leave --kld2 out.")
+        return [(kld, 0.0) for kld in self.kld1] or list(FIGURES)
 
     def settings(self) -> PurifyConfig:
         """Return the settings that are tuned for, with the windows asked for."""

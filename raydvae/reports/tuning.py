@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from raydvae.data.codecs import Array
 from raydvae.data.dataset import Classes, Dataset, decode_rows
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
+from raydvae.evaluation.sweep import Point
 from raydvae.purify.passes import load_dvae, to_uint8
 from raydvae.reports import figures
 from raydvae.reports.html import fill
@@ -19,7 +21,7 @@ from raydvae.training.feed import to_float
 from raydvae.tuning.experiment import StageResult, Tuned, full_store, result, rows
 from raydvae.tuning.search import monotone, predict
 
-PAGE = "tuning.html"
+PAGE, SWEEP_PAGE = "tuning.html", "accuracy.html"
 SHOWN = 8  # images
 SEARCHED = 512  # rows of the first unit that they are chosen from
 CURVE_POINTS = 60
@@ -50,6 +52,51 @@ def write_page(data: Dataset, classes: Classes, out: Store, tuned: Tuned) -> str
     )
     out.write(PAGE, page.encode())
     return f"{out.uri}/{PAGE}"
+
+
+def write_sweep(out: Store, points: Sequence[Point], kind: str, source: str) -> str:
+    """Write the page of a sweep in folder ``out``: accuracy against PSNR and the targets; return its address."""
+    best = [point for point in points if point.front]
+    charts = [
+        figures.response(
+            {
+                "surpassed": _columns([p for p in points if not p.front], "psnr", "test_acc"),
+                "on the Pareto front": _columns(best, "psnr", "test_acc"),
+            },
+            _columns(sorted(best, key=lambda point: point.psnr), "psnr", "test_acc"),
+            label="Test accuracy against PSNR, with the Pareto front",
+            title="Accuracy against PSNR",
+            xlabel="PSNR of the reconstructions, dB",
+            ylabel="test accuracy, %",
+            log=False,
+        )
+    ]
+    names = ("kld1",) if kind != "pairs" else ("kld1", "kld2")
+    for name in names:
+        others = sorted({point.kld2 if name == "kld1" else point.kld1 for point in points})
+        series = {
+            f"{'kld2' if name == 'kld1' else 'kld1'} {value:g}" if kind == "pairs" else "accuracy": _columns(
+                [p for p in points if (p.kld2 if name == "kld1" else p.kld1) == value], name, "test_acc"
+            )
+            for value in others
+        }
+        charts.append(
+            figures.response(
+                series,
+                ([], []),
+                label=f"Test accuracy against {name}",
+                title=f"Accuracy against {name}",
+                xlabel="KLD target, nats a latent position",
+                ylabel="test accuracy, %",
+            )
+        )
+    page = fill("sweep.html.j2", points=points, charts=[Markup(c) for c in charts], kind=kind, source=source)
+    out.write(SWEEP_PAGE, page.encode())
+    return f"{out.uri}/{SWEEP_PAGE}"
+
+
+def _columns(points: Sequence[Point], x: str, y: str) -> tuple[list[float], list[float]]:
+    return [getattr(point, x) for point in points], [getattr(point, y) for point in points]
 
 
 def _chart(title: str, stage: StageResult) -> str:

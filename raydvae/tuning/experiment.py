@@ -278,8 +278,9 @@ class _Experiment:
     def _target(self, name: str, search: Search, offset: float, full: dict[float, float]) -> float:
         """Return the target that full training is to verify; `ConfigError` where there is none.
 
-        Where trials have too few steps for the rate to bind, PSNR levels off below what full training reaches. So a
-        window is said to be out of reach only after full trainings: where it levels off, and at the limit.
+        Where trials have too few steps for the rate to bind, PSNR levels off below what full training reaches. So the
+        correction is measured at the start then, and a window is said to be out of reach only after full trainings:
+        where PSNR levels off, and at the limit.
         """
         verdict = search.verdict()
         if verdict.target is not None and verdict.target not in full:

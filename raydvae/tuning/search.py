@@ -36,7 +36,7 @@ class Verdict:
     """How a search stands: ``found`` with its ``target``, ``unreachable`` with why, or neither: still open or spent.
 
     ``reach`` is the range of PSNR that was measured, in dB; where the window lies beyond a limit, ``edges``
-    are the first target that is about as good as the one at the limit, and that one.
+    are the targets to look closer at: the start, the first that is about as good as the one at the limit, and that one.
     """
 
     found: bool
@@ -125,16 +125,14 @@ class Search:
         low, high = self.inner
         why = self._why_unreachable(klds, psnrs)
         waits = any(kld not in self.told for kld in self._last)
-        at_limit = (klds[-1] >= significant(self.limits[1]) and psnrs[-1] < low) or (
-            klds[0] <= significant(self.limits[0]) and psnrs[0] > high
-        )
-        ended = why or at_limit or len(self.told) >= self.trials or any(low <= psnr <= high for psnr in psnrs)
+        ended = why or len(self.told) >= self.trials or any(low <= psnr <= high for psnr in psnrs)
         if waits or not ended:
             return Verdict(False, None, "", reach)
-        target = self._target(klds, psnrs)
+        edges = self._edges(klds, psnrs)
+        target = None if edges else self._target(klds, psnrs)
         if target is not None:
             return Verdict(True, target, "", reach)
-        return Verdict(False, None, why, reach, self._edges(klds, psnrs))
+        return Verdict(False, None, why, reach, edges)
 
     def _target(self, klds: Sequence[float], psnrs: Sequence[float]) -> float | None:
         """Return where the curve is at the window's middle, or the best target measured to be inside."""
@@ -160,12 +158,12 @@ class Search:
         return ""
 
     def _edges(self, klds: Sequence[float], psnrs: Sequence[float]) -> tuple[float, ...]:
-        low, high = self.window
+        low, high = self.inner
         if klds[-1] >= significant(self.limits[1]) and psnrs[-1] < low:
             knee = next(kld for kld, psnr in zip(klds, psnrs, strict=True) if psnr >= psnrs[-1] - KNEE)
-            return knee, klds[-1]
+            return tuple(dict.fromkeys((significant(self.start), knee, klds[-1])))
         if klds[0] <= significant(self.limits[0]) and psnrs[0] > high:
-            return (klds[0],)
+            return tuple(dict.fromkeys((significant(self.start), klds[0])))
         return ()
 
     @property
