@@ -98,6 +98,7 @@ class Tune:
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
+        from raydvae.purify.preflight import preflight
         from raydvae.reports.tuning import write_page
         from raydvae.tuning.experiment import Here, TuneConfig, result, tune
 
@@ -119,6 +120,7 @@ class Tune:
             if self.objective == "accuracy":
                 self.measure(data, classes, out, config, engine)
                 return
+            preflight(data, classes, out, config, engine).check()
             runner = trials_on(engine, settings.concurrency) or Here()
             tuned = tune(data, classes, out, config, settings, engine, runner, Progress())
         page = write_page(data, classes, out, tuned)

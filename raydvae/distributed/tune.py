@@ -42,16 +42,20 @@ class RayTrials:
     def __init__(self, engine: RayEngine, concurrency: int) -> None:
         self.engine, self.concurrency = engine, concurrency
         engine.connect()
+        self.share(concurrency)  # says now if it cannot be had
 
     def share(self, trials: int) -> tuple[int, float]:
-        """Return the cores and GPUs of one of so many trials at once."""
+        """Return the cores and GPUs of one of so many trials at once; with several workers, of one of its workers.
+
+        No more cores than a node has, since a worker lives on one. Raises `ConfigError` where that is none.
+        """
         there = self.engine.resources()
-        cores = there.cpus - IO_CORES if self.engine.address is None else there.cpus
         workers = self.engine.workers
+        cores = there.cpus - (IO_CORES if self.engine.address is None else workers > 1)
+        largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        mine = int(min(cores // (trials * workers), largest))
         if self.engine.device.type == "cuda":
-            gpus = there.gpus / trials
-            return max(1, int(cores // trials)), min(1.0, gpus) if workers == 1 else 1.0
-        mine = int(cores // (trials * workers))
+            return max(1, mine), min(1.0, there.gpus / trials) if workers == 1 else 1.0
         if mine < 1:
             raise ConfigError(
                 f"{trials} trials of {workers} workers at once need {trials * workers} cores, and {there.where} has "
@@ -65,6 +69,7 @@ class RayTrials:
             return
         at_once = min(self.concurrency, search.width)
         cores, gpus = self.share(at_once)
+        cores = min(cores, trials.stage.train.slices)  # a slice is computed by one thread
         workers = self.engine.workers
         asked = {"cpu": LEAST} if workers > 1 else {"cpu": cores, "gpu": gpus}
         on_gpu = self.engine.device.type == "cuda"

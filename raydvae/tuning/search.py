@@ -135,7 +135,10 @@ class Search:
         return Verdict(False, None, why, reach, edges)
 
     def _target(self, klds: Sequence[float], psnrs: Sequence[float]) -> float | None:
-        """Return where the curve is at the window's middle, or the best target measured to be inside."""
+        """Return where the curve is at the window's middle, or the best target measured to be inside.
+
+        The best one is the nearest to the middle; where the curve ends below that, the smallest.
+        """
         low, high = self.window
         inside = [(abs(psnr - self.aim), kld) for kld, psnr in zip(klds, psnrs, strict=True) if low <= psnr <= high]
         if not inside:
@@ -143,6 +146,9 @@ class Search:
         at = bisect_left(psnrs, self.aim)
         if 0 < at < len(psnrs) and low <= psnrs[at - 1] and psnrs[at] <= high:
             return significant(solve(klds, psnrs, self.aim))
+        if psnrs[-1] < self.aim:  # it levels off below the middle: what more nats bring is not worth them
+            low = min(self.inner[0], psnrs[-1])
+            return next(kld for kld, psnr in zip(klds, psnrs, strict=True) if psnr >= low)
         return min(inside)[1]
 
     def _why_unreachable(self, klds: Sequence[float], psnrs: Sequence[float]) -> str:
