@@ -88,7 +88,7 @@ class RayTrials:
                     search_alg=searcher,
                     num_samples=-1,
                     max_concurrent_trials=at_once,
-                    reuse_actors=False,
+                    reuse_actors=True,  # a process takes seconds to start
                 ),
                 run_config=ray.tune.RunConfig(name=trials.name, storage_path=folder, verbose=0),
             )

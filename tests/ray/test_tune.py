@@ -32,7 +32,7 @@ def trials_in(folder: Path, data: Dataset, epochs: int = 2) -> Trials:
 
 
 def search() -> Bisect:
-    return Bisect(window=WINDOW, width=2, trials=5)
+    return Bisect(window=WINDOW, width=2, trials=3)
 
 
 def test_tune_finds_what_one_process_finds(digits_data: Dataset, tmp_path: Path, ray_cluster: None) -> None:
@@ -55,7 +55,7 @@ def test_tune_finds_what_one_process_finds(digits_data: Dataset, tmp_path: Path,
         broken = trials_in(tmp_path / "broken", digits_data)
         Store(str(tmp_path / "broken/epochs-2/kld-1")).write("state.safetensors", b"nonsense")
         with pytest.raises(RaydvaeError, match="damaged"):
-            runner.search(search(), broken, Silent())
+            runner.search(Bisect(window=WINDOW, trials=1), broken, Silent())
 
     searcher = KLDSearcher(search(), trials_in(tmp_path / "new", digits_data))
     first = [searcher.suggest("a"), searcher.suggest("b")]
@@ -87,8 +87,8 @@ def test_a_killed_driver_goes_on_and_no_finished_trial_runs_again(digits_folder:
     """The search is over quickly, and so is the rest: the windows are where these few steps end."""
     command = [
         sys.executable, "-m", "raydvae.cli.main", "tune", str(digits_folder), "--out", str(tmp_path), "--preset", "digits",
-        "--width", "4", "--batch", "16", "--full-epochs", "4", "--epochs", "4", "--fraction", "0.9", "--concurrency", "2",
-        "--stage1-psnr", "10:20", "--stage2-psnr", "9:22", "--json",
+        "--width", "4", "--batch", "16", "--full-epochs", "2", "--fraction", "1", "--concurrency", "2",
+        "--stage1-psnr", "5:25", "--stage2-psnr", "5:25", "--json",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
@@ -103,8 +103,8 @@ def test_a_killed_driver_goes_on_and_no_finished_trial_runs_again(digits_folder:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout)  # all of stdout
-    assert 10 <= result["stage1_psnr"] <= 20
-    assert 9 <= result["stage2_psnr"] <= 22
+    assert 5 <= result["stage1_psnr"] <= 25
+    assert 5 <= result["stage2_psnr"] <= 25
     assert {"kld1", "kld2", "trials", "seconds"} <= result.keys()
     assert (tmp_path / "purify.toml").exists()
     page = (tmp_path / "tuning.html").read_text()
