@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 from raydvae.errors import ConfigError
+from raydvae.seeds import derive
 from raydvae.tuning.search import Search
 
 
@@ -36,12 +38,12 @@ class OptunaSearch(Search):
         """Return targets that the study suggests; the first round begins at the start."""
         optuna = self.optuna
         kinds = {"kld": optuna.distributions.FloatDistribution(*self.limits, log=True)}
-        sampler = optuna.samplers.TPESampler(
-            seed=self.seed,
-            n_startup_trials=4,
-            constant_liar=True,
-            constraints_func=lambda trial: trial.user_attrs["miss"],
-        )
+        seed = derive(self.seed, "optuna", len(self.rounds)) % 2**32  # every round draws anew
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # Optuna 5 has another way, which 4 has not
+            sampler = optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=4, constant_liar=True, constraints_func=lambda t: t.user_attrs["miss"]
+            )
         study = optuna.create_study(sampler=sampler)
         for kld, psnr in self.told.items():
             miss = max(self.window[0] - psnr, psnr - self.window[1])

@@ -146,3 +146,11 @@ def test_unknown_and_missing_searches_say_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"pip install 'raydvae\[tune\]'"):
         build("optuna", window=(20.0, 22.0))
+
+
+def test_optuna_finds_the_window_where_it_is_installed() -> None:
+    pytest.importorskip("optuna")
+    search = build("optuna", window=(20.0, 22.0), width=2, trials=30, seed=1)
+    run(search, Response(12, 24, 1, 0.8, 0, 0))
+    assert search.verdict().found
+    assert restore(json.loads(json.dumps(search.state()))).verdict() == search.verdict()
