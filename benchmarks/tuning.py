@@ -1,12 +1,13 @@
 """Trials that bisection and grid search take for a KLD target inside of its PSNR window; prints JSON, a line a stage.
 
     python benchmarks/tuning.py                                        # digits, poisoned as in the quickstart
+    python benchmarks/tuning.py --synthetic 1000
     python benchmarks/tuning.py --data FOLDER --preset cifar10 --width 16 --batch 32 --full-epochs 20
 
-A grid has 5, 9, 17 or 33 targets, each with those of the one before, and counts as found when its trials lead to a
+``grid_found`` is the first of the sizes 5, 9, 17 and 33, each with the targets of the one before, whose trials lead to a
 target inside of the window. It is told the measured correction from short to full training, which bisection had to
-estimate. ``grid_sure`` is the size whose steps are as narrow as the window is wide on the measured curve: a coarser one
-may miss it.
+estimate. A coarse grid may hit by luck: ``grid_sure`` is the size whose steps are as narrow as the window is wide on
+the measured curve, which cannot miss it. With --synthetic, ``grid`` is the smallest size that happens to hit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from raydvae.attacks.configs import LSPConfig
@@ -29,7 +32,7 @@ from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import Engine, InProcess, Silent
 from raydvae.tuning.experiment import Here, Runner, TuneConfig, Tuned, stage_input, trials_of, tune
-from raydvae.tuning.search import LIMITS, build, monotone, solve
+from raydvae.tuning.search import LIMITS, Search, build, monotone, solve
 
 GRIDS = (5, 9, 17, 33)
 
@@ -45,13 +48,43 @@ def digits(home: Store) -> str:
     return run.store.uri
 
 
-def sure(told: dict[float, float], window: tuple[float, float]) -> int | None:
-    """Return the targets of a grid whose step is the window's width on the measured curve, if that spans the window."""
+def sure(told: dict[float, float], window: tuple[float, float]) -> int:
+    """Return the size of a grid whose step is as wide as what lies in the window on the measured curve."""
     klds, psnrs = monotone(told)
-    if psnrs[0] > window[0] or psnrs[-1] < window[1]:
-        return None
-    width = math.log(solve(klds, psnrs, window[1]) / solve(klds, psnrs, window[0]))
-    return 1 + math.ceil(math.log(LIMITS[1] / LIMITS[0]) / width)
+    low = solve(klds, psnrs, window[0]) if psnrs[0] < window[0] else klds[0]
+    high = solve(klds, psnrs, window[1]) if psnrs[-1] > window[1] else klds[-1]
+    return 1 + math.ceil(math.log(LIMITS[1] / LIMITS[0]) / math.log(high / low))
+
+
+def synthetic(count: int, window: tuple[float, float]) -> dict[str, object]:
+    """Compare both on monotone responses with noise: trials until the curve through them is inside of the window."""
+    taken: dict[str, list[int]] = {"bisect 1 at a time": [], "bisect 2 at a time": [], "grid": [], "grid_sure": []}
+    for seed in range(count):
+        draw = random.Random(seed)
+        middle, steepness = draw.uniform(-0.5, 2), draw.uniform(0.5, 1.2)
+        noise = [draw.uniform(-0.15, 0.15) for _ in range(1000)]
+
+        def psnr(kld: float, middle: float = middle, steepness: float = steepness, noise: list[float] = noise) -> float:
+            return 12 + 24 / (1 + math.exp(-steepness * (math.log(kld) - middle))) + noise[int(kld * 1e6) % len(noise)]
+
+        def run(search: Search, psnr: Callable[[float], float] = psnr) -> bool:
+            while asked := search.ask():
+                for kld in asked:
+                    search.tell(kld, psnr(kld))
+            return search.verdict().found
+
+        for width in (1, 2):
+            search = build("bisect", window=window, width=width, trials=40)
+            assert run(search)
+            taken[f"bisect {width} at a time"].append(len(search.told))
+        dense = [LIMITS[0] * (LIMITS[1] / LIMITS[0]) ** (n / 500) for n in range(501)]
+        taken["grid_sure"].append(sure({kld: psnr(kld) for kld in dense}, window))
+        taken["grid"].append(next(n for n in range(2, 200) if run(build("grid", window=window, width=n, trials=n))))
+    return {
+        "responses": count,
+        "window": list(window),
+        **{name: {"mean": round(sum(n) / count, 2), "most": max(n)} for name, n in taken.items()},
+    }
 
 
 def measure(
@@ -101,7 +134,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--concurrency", type=int, default=2)
+    parser.add_argument("--synthetic", type=int, help="compare the searches on so many made-up responses, and end")
     options = parser.parse_args()
+    if options.synthetic:
+        for window in ((20.0, 22.0), (28.0, 30.0)):
+            print(json.dumps(synthetic(options.synthetic, window)))
+        return
     with tempfile.TemporaryDirectory() as folder:
         home = Store(str(Path(options.out or folder).absolute()))
         source = options.data or digits(home)
