@@ -20,6 +20,7 @@ from raydvae.cli.quickstart import Quickstart
 from raydvae.cli.releases import ExportPoison, ImportPoison
 from raydvae.cli.report import Report
 from raydvae.cli.status import Status
+from raydvae.cli.tune import Tune
 from raydvae.errors import Interrupted, RaydvaeError
 
 Command = Union[  # noqa: UP007 - tyro reads the annotated members
@@ -32,6 +33,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[Classify, subcommand("classify")],
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Report, subcommand("report")],
+    Annotated[Tune, subcommand("tune")],
     Annotated[Status, subcommand("status")],
 ]
 

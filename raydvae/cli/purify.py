@@ -13,6 +13,9 @@ from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, lo
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
+    from raydvae.data.dataset import Classes, Dataset
+    from raydvae.data.store import Store
+    from raydvae.distributed.engine import RayEngine
     from raydvae.purify.algorithm import Summary
 
 
@@ -66,6 +69,8 @@ class Purify:
     """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
     wait: float = 0
     """Seconds to let the cluster grow until it has room for the workers."""
+    tune: bool = False
+    """Find both KLD targets first, as `raydvae tune` does by default; --kld1 and --kld2 are where it starts."""
     until: Literal["stage1", "pass1", "stage2"] | None = None
     """End after this step; a later call without it goes on."""
     dry_run: bool = False
@@ -83,6 +88,8 @@ class Purify:
         """Purify."""
         fewest, workers = worker_range(self.workers)
         options = storage_options(self.storage_option)
+        if self.tune and self.models:
+            raise ConfigError("--tune trains models, and --models takes those of another run; give one of them.")
         config = self.borrowed(options) if self.models else self.settings()
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.manifest import Run
@@ -111,6 +118,8 @@ class Purify:
             if self.dry_run:
                 finish(plan.to_dict(), self.json, "Nothing was done: --dry-run.")
                 return
+            if self.tune:
+                config = tuned(data, classes, out, config, engine)
             summary = purify(data, classes, out, config, engine, Progress(), models, self.until)
         report = write_report(out)
         finish(result(summary, report), self.json, described(summary, self.out, report))
@@ -178,6 +187,27 @@ class Purify:
         )
         model = _given(stage.model, width=self.width)
         return dataclasses.replace(stage, model=model, loss=_given(stage.loss, kld_target=kld_target), train=train)
+
+
+def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, engine: RayEngine) -> PurifyConfig:
+    """Return ``config`` with targets that were found for ``data``; the models that verified them are the run's.
+
+    What a purification that has begun was tuned to stays.
+    """
+    from raydvae.cli.tune import trials_on
+    from raydvae.data.manifest import Run
+    from raydvae.tuning.experiment import RESULT, Here, TuneConfig, lend, tune, with_targets
+
+    run, home = Run(out), Run(out).home.sub("tune")
+    if run.exists():
+        found = Run(home).home.read_json(RESULT)
+        return with_targets(config, found["kld1"], found["kld2"])
+    run.check_free()
+    settings = TuneConfig()
+    runner = trials_on(engine, settings.concurrency) or Here()
+    result = tune(data, classes, home, config, settings, engine, runner, Progress())
+    lend(result, Run(home), run)
+    return result.config
 
 
 def _given(base: Any, **changes: Any) -> Any:

@@ -71,7 +71,9 @@ class Run:
         """Raise `StorageError` when the folder holds parquet files that no run made."""
         if self.exists():
             return
-        strangers = [name for name in self.store.list() if name.endswith(".parquet")]
+        strangers = [
+            name for name in self.store.list() if name.endswith(".parquet") and not name.startswith(f"{HOME}/")
+        ]
         if strangers:
             raise StorageError(
                 f"{self.store.uri} already holds data that no raydvae run made ({strangers[0]}). "

@@ -120,7 +120,7 @@ def _purify(
     def train(name: str, stage: StageConfig, data: Callable[[], Dataset]) -> None:
         started = time.monotonic()
         if not trained(run, name):
-            job = _training(run, name, stage, data(), classes, config)
+            job = training(run.home.sub(name), name, stage, data(), classes, config)
             with watch.step(name, stage.train.epochs, "epochs") as advance:
                 engine.train(job, progress=advance)
         summary.seconds[name] = summary.seconds.get(name, 0.0) + time.monotonic() - started
@@ -196,8 +196,8 @@ def adopt(run: Run, models: Run) -> dict[str, Any]:
     return taken
 
 
-def _training(
-    run: Run, name: str, stage: StageConfig, data: Dataset, classes: Classes, config: PurifyConfig
+def training(
+    store: Store, name: str, stage: StageConfig, data: Dataset, classes: Classes, config: PurifyConfig
 ) -> TrainJob:
     """Return the training of one stage: a fresh D-VAE, whose seed is its own, on all rows or the run's sample."""
     chosen = None
@@ -211,7 +211,7 @@ def _training(
         image_size=config.image_size,
         config=stage.train,
         seed=derive(config.seed, name),
-        store=run.home.sub(name),
+        store=store,
         selection=chosen,
         selected=config.train_rows,
     )

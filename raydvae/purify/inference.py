@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from raydvae.config import DVAEConfig, PurifyConfig, Quantize
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Rows, Unit
 from raydvae.data.store import Store
-from raydvae.models.dvae import DVAE
+from raydvae.models.dvae import DVAE, RateConstrainedVAE
 from raydvae.seeds import derive
 from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import to_float
 
 Noise = Callable[[int], Tensor | None]
+V = TypeVar("V", bound=RateConstrainedVAE)
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def subtract(model: DVAE, x: Tensor, y: Tensor, noise: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def reconstruct(model: DVAE, x: Tensor, noise: Tensor | None) -> Tensor:
+def reconstruct(model: RateConstrainedVAE, x: Tensor, noise: Tensor | None) -> Tensor:
     """Pass 3: return x_hat, in [0, 1]."""
     return model.reconstruct(x, noise)
 
@@ -43,17 +44,25 @@ def to_uint8(x: Tensor, quantize: Quantize) -> Tensor:
 
 def load_dvae(store: Store, architecture: DVAEConfig) -> DVAE:
     """Return a finished D-VAE, ready for inference."""
-    model = DVAE(architecture)
+    return _ready(DVAE(architecture), store)
+
+
+def load_vae(store: Store, architecture: DVAEConfig) -> RateConstrainedVAE:
+    """Return a finished plain VAE, ready for inference."""
+    return _ready(RateConstrainedVAE(architecture), store)
+
+
+def _ready(model: V, store: Store) -> V:
     model.load_state_dict(load_model(store)[0])
-    ready: DVAE = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    ready: V = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     return ready
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """A stage's D-VAE on a device, applied to the rows of a unit with noise that is seeded by run, pass and unit."""
+    """A model on a device, applied to the rows of a unit with noise that is seeded by run, pass and unit."""
 
-    model: DVAE
+    model: RateConstrainedVAE
     config: PurifyConfig
     device: torch.device
 
@@ -65,6 +74,7 @@ class Inference:
     @torch.no_grad()
     def subtracted(self, rows: Rows) -> tuple[Array, npt.NDArray[np.float32]]:
         """Pass 1: return x1 (N, H, W, 3) uint8 and p_hat0 (N, H, W, 3), the perturbation that was taken off."""
+        assert isinstance(self.model, DVAE)
         noise = self._noise(rows.unit, 1)
         out = np.empty_like(rows.images)
         estimates = np.empty(rows.images.shape, np.float32)
@@ -76,6 +86,7 @@ class Inference:
 
     def purified(self, rows: Rows) -> tuple[Array | None, Array]:
         """Passes 2 and 3: return x2 if it is to be kept, and x3, both (N, H, W, 3) uint8; x2 goes on as float."""
+        assert isinstance(self.model, DVAE)
         second, third = self._noise(rows.unit, 2), self._noise(rows.unit, 3)
         kept = np.empty_like(rows.images) if self.config.keep_intermediate else None
         out = np.empty_like(rows.images)
@@ -85,6 +96,13 @@ class Inference:
             if kept is not None:
                 kept[part] = _hwc(to_uint8(x2, self.config.quantize))
         return kept, out
+
+    def reconstructed(self, rows: Rows) -> Array:
+        """Return x_hat (N, H, W, 3) uint8 of the rows as they came."""
+        noise, out = self._noise(rows.unit, 1), np.empty_like(rows.images)
+        for part, x, _ in self._batches(rows):
+            out[part] = _hwc(to_uint8(reconstruct(self.model, x, noise(len(x))), self.config.quantize))
+        return out
 
     def _batches(self, rows: Rows) -> list[tuple[slice, Tensor, Tensor]]:
         """Return the unit's images and labels in batches of fixed size, counted from the unit's first row."""

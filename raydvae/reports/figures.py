@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 from raydvae.data.codecs import Array
@@ -109,6 +109,51 @@ def _reach(values: npt.NDArray[np.float64], marks: Sequence[float]) -> tuple[flo
     low, high = min(whole), max(whole)
     pad = 0.08 * (high - low) or 1.0
     return (max(0.0, low - pad) if low >= 0 else low - pad), high + pad
+
+
+def response(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    fit: tuple[Sequence[float], Sequence[float]],
+    *,
+    label: str,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    window: tuple[float, float] | None = None,
+    chosen: tuple[float, float] | None = None,
+    log: bool = True,
+) -> str:
+    """Return measured points (x, y) by name and a curve through them as SVG, with a shaded ``window`` of y.
+
+    ``chosen`` is a point that is marked and named. The first series is drawn in ink, the others in the accent color.
+    """
+    with _chart(label, width=2 * WIDTH) as (axes, out):
+        if log:
+            axes.set_xscale("log")
+        if len(fit[0]):
+            axes.plot(*fit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        for number, (name, (x, y)) in enumerate(series.items()):
+            mark, color = ("o", INK) if number == 0 else ("D", ACCENT)
+            axes.plot(x, y, mark, color=color, markersize=5, linestyle="none", label=name)
+        if window is not None:
+            axes.axhspan(*window, color=ACCENT, alpha=0.16, linewidth=0)
+            _beside(axes, sum(window) / 2, f"window\n{window[0]:g}–{window[1]:g} dB")
+        if chosen is not None:
+            axes.axvline(chosen[0], color=STRONG, linewidth=1)
+            axes.annotate(
+                f"{chosen[0]:g}: {chosen[1]:.2f} dB", chosen, xytext=(6, -12), textcoords="offset points", color=STRONG
+            )
+        if len(series) > 1:
+            axes.legend(frameon=False, loc="upper left", fontsize=8.5)
+        shown = [value for xs, _ in series.values() for value in xs]
+        axes.xaxis.set_major_formatter("{x:g}")
+        # Within a decade only minor ticks are there to be named; over several, their names would overlap.
+        narrow = bool(shown) and max(shown) < 10 * min(shown)
+        axes.xaxis.set_minor_formatter("{x:g}" if log and narrow else NullFormatter())
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+    return out[0]
 
 
 def histogram(

@@ -63,17 +63,10 @@ class ReportData:
 
 def render(data: ReportData) -> str:
     """Return the report as one HTML page. The same data gives the same text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raydvae.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "duration": duration, "size": size}
     config = data.run["config"]
     source = data.run["source"]
-    page = environment.get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         data=data,
         uri=_without_secret(source["uri"]),
         balanced=data.counts["rows_in"] == data.counts["rows_out"] + data.counts["rows_rejected"],
@@ -92,6 +85,19 @@ def render(data: ReportData) -> str:
         more_files=max(0, len(source["files"]) - SHOWN_FILES),
         versions=data.run["versions"],
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a page of this package's templates."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("raydvae.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "duration": duration, "size": size}
+    page = environment.get_template(template).render(**values)
     # Names from a file system may hold bytes that are no text; they must not keep the page from being written.
     return page.encode("utf-8", "replace").decode()
 

@@ -33,7 +33,10 @@ FLAGS = {
     "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
-    "--address --dry-run --memory-gib --models --train-rows --until --wait",
+    "--address --dry-run --memory-gib --models --train-rows --tune --until --wait",
+    "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
+    "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers --objective "
+    "--test --sweep --kld1 --kld2 --model --model-epochs --model-batch --model-lr --no-flip",
     "status": "--json --storage-option",
     "classify": "--address --wait --batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
@@ -70,8 +73,22 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "IN", "OUT", "--train-rows", "5"], 2, "between 10 and 180"),
         (["purify", "IN", "OUT", "--models", "NOWHERE"], 3, "not the folder of a raydvae run"),
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--kld1", "1"], 2, "setting of the models"),
+        (["purify", "IN", "OUT", "--models", "NOWHERE", "--tune"], 2, "give one of them"),
         (["purify", "IN", "OUT", "--memory-gib", "0"], 2, "positive number"),
         (["purify", "IN", "OUT", "--address", "http://127.0.0.1:9"], 2, "did not take the job"),
+        (["tune", "IN", "--out", "OUT", "--stage1-psnr", "22:20"], 2, "smaller one first"),
+        (["tune", "IN", "--out", "OUT", "--stage1-psnr", "20:20"], 2, "smaller one first"),
+        (["tune", "IN", "--out", "OUT", "--stage2-psnr", ":30"], 2, "LOW:HIGH"),
+        (["tune", "IN", "--out", "OUT", "--stage2-psnr=-3:30"], 2, "two positive dB values"),
+        (["tune", "IN", "--out", "OUT", "--fraction", "0"], 2, "above 0"),
+        (["tune", "IN", "--out", "OUT", "--objective", "accuracy"], 2, "belong together"),
+        (
+            ["tune", "IN", "--out", "OUT", "--objective", "accuracy", "--test", "IN", "--kld1", "1"],
+            2,
+            "both --kld1 and",
+        ),
+        (["tune", "IN", "--out", "OUT", "--search", "anneal"], 2, "bisect"),
+        (["tune", "NOWHERE", "--out", "OUT"], 3, "does not exist"),
         (["status", "IN"], 3, "not the folder of a raydvae run"),
         (["purify", "IN", "OUT", "--config", "NONE.toml"], 2, "Cannot read --config"),
         (["purify", "NOWHERE", "OUT"], 3, "does not exist"),

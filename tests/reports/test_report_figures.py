@@ -135,3 +135,22 @@ def test_normalize_stretches_each_image() -> None:
     assert out[0, 0, :, 0].tolist() == [0, 128, 255]
     assert set(out[1].ravel()) == {128}
     assert out.dtype == np.uint8
+
+
+@pytest.mark.parametrize("targets", [[1.0, 4.0], [0.02, 1.0, 32.0], [1.0]])
+def test_a_response_names_its_ticks_window_and_choice(targets: list[float]) -> None:
+    values = [20.0 + n for n in range(len(targets))]
+    svg = figures.response(
+        {"trials": (targets, values), "full training": ([1.0], [21.5])},
+        (targets, values),
+        label="l",
+        title="t",
+        xlabel="KLD",
+        ylabel="PSNR",
+        window=(20.0, 22.0),
+        chosen=(1.0, 21.5),
+    )
+    found = texts(svg)
+    assert {"trials", "full training", "t", "KLD", "PSNR", "1: 21.50 dB"} <= set(found)
+    assert any("20–22 dB" in text for text in found)
+    assert not any("$" in text or "\\" in text for text in found), "no tick is left as TeX"
