@@ -4,8 +4,8 @@
     python benchmarks/tuning.py --synthetic 1000
     python benchmarks/tuning.py --data FOLDER --preset cifar10 --width 16 --batch 32 --full-epochs 20
 
-``grid_found`` is the first of the sizes 5, 9, 17 and 33, each with the targets of the one before, whose trials lead to a
-target inside of the window. It is told the measured correction from short to full training, which bisection had to
+``grid_found`` is the first of the sizes 5, 9, 17 and 33, each with the targets of the one before, whose trials lead to
+a target inside of the window. It is told the measured correction from short to full training, which bisection had to
 estimate. A coarse grid may hit by luck: ``grid_sure`` is the size whose steps are as narrow as the window is wide on
 the measured curve, which cannot miss it. With --synthetic, ``grid`` is the smallest size that happens to hit.
 """
