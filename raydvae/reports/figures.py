@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from raydvae.data.codecs import Array
@@ -145,11 +145,10 @@ def response(
             )
         if len(series) > 1:
             axes.legend(frameon=False, loc="upper left", fontsize=8.5)
-        shown = [value for xs, _ in series.values() for value in xs]
+        if log:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:g}")
-        # Within a decade only minor ticks are there to be named; over several, their names would overlap.
-        narrow = bool(shown) and max(shown) < 10 * min(shown)
-        axes.xaxis.set_minor_formatter("{x:g}" if log and narrow else NullFormatter())
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
