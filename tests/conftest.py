@@ -23,10 +23,13 @@ from tests.s3 import quick_retries, s3_proxy, s3_proxy_shared, s3_server  # noqa
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, one takes all tests of Ray: clusters that start at once on few cores fail to."""
+    """With several processes, a file's tests stay together, and one process takes all tests of Ray.
+
+    Clusters that start at once on few cores fail to.
+    """
     for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
