@@ -212,11 +212,6 @@ def _same(known: dict[str, Any], asked: dict[str, Any], uri: str, may_grow: bool
     before = {name: rest for name, *rest in known["source"]["files"]}
     now = {name: rest for name, *rest in asked["source"]["files"]}
     gained = sorted(now.keys() - before.keys())
-    if gained and not may_grow:
-        raise DataError(
-            f"Source file {gained[0]} is new since this run began. Only a purification whose models are trained takes "
-            f"new files: let it finish on those it began with first, or start anew in another folder than {uri}."
-        )
     for name in sorted(before):
         if before.get(name) != now.get(name):
             change = "is gone" if name not in now else "has changed"
@@ -224,6 +219,11 @@ def _same(known: dict[str, Any], asked: dict[str, Any], uri: str, may_grow: bool
                 f"Source file {name} {change} since this run began; its results would not belong together. "
                 f"Put the source back as it was, or start anew in another folder than {uri}."
             )
+    if gained and not may_grow:
+        raise DataError(
+            f"Source file {gained[0]} is new since this run began. Only a purification whose models are trained takes "
+            f"new files: let it finish on those it began with first, or start anew in another folder than {uri}."
+        )
     for place, old, new in _differences(known, asked):
         raise ConfigError(
             f"{uri} was started with {place} = {old!r}, now it is {new!r}. Run it with the same settings, "
