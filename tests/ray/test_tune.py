@@ -84,10 +84,13 @@ def test_trials_at_once_share_the_cores(ray_cluster: None) -> None:
 
 
 def test_a_killed_driver_goes_on_and_no_finished_trial_runs_again(digits_folder: Path, tmp_path: Path) -> None:
-    """The search is over quickly, and so is the rest: the windows are where these few steps end."""
+    """The search is over quickly, and so is the rest: the windows are where these few steps end.
+
+    One trial at a time: a driver that Ray Tune works for replays the same records, and starts slowly.
+    """
     command = [
         sys.executable, "-m", "raydvae.cli.main", "tune", str(digits_folder), "--out", str(tmp_path), "--preset", "digits",
-        "--width", "4", "--batch", "16", "--full-epochs", "2", "--fraction", "1", "--concurrency", "2",
+        "--width", "4", "--batch", "16", "--full-epochs", "2", "--fraction", "1", "--concurrency", "1",
         "--stage1-psnr", "5:25", "--stage2-psnr", "5:25", "--json",
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
