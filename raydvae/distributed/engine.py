@@ -100,8 +100,11 @@ class RayEngine:
             return
         self.connect()
         scan(self, job)
-        from raydvae.distributed.train import train
+        from raydvae.distributed.train import train, train_alone
 
+        if self.workers == 1:
+            train_alone(job, self.device.type == "cuda", int(self.cores(job.config.slices)), progress)
+            return
         train(
             job, (self.fewest, self.workers), self.device.type == "cuda", int(self.cores(job.config.slices)), progress
         )

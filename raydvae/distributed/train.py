@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow.fs
+import ray
 import ray.train
 import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -61,6 +62,25 @@ def train(job: TrainJob, workers: tuple[int, int], use_gpu: bool, cores: int, pr
         raise _cause(error) from None
     finally:
         folder.delete("")
+
+
+def train_alone(job: TrainJob, use_gpu: bool, cores: int, progress: Progress | None = None) -> None:
+    """Run ``job`` as one task of ``cores`` cores: the same as one Ray Train worker, which takes a minute to start."""
+    task = ray.remote(num_cpus=cores, num_gpus=1 if use_gpu else 0, max_retries=MAX_FAILURES)(_alone)
+    try:
+        with _following(job, progress):
+            ray.get(task.remote(job, use_gpu, cores))
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, RaydvaeError) else RaydvaeError(f"Training failed: {error}.") from None
+    except ray.exceptions.RayError as error:
+        raise RaydvaeError(
+            f"Training failed on the cluster after {MAX_FAILURES} retries: {error}. Run it again to go on."
+        ) from None
+
+
+def _alone(job: TrainJob, use_gpu: bool, cores: int) -> None:
+    run_job(job, torch.device("cuda" if use_gpu else "cpu"), cores, reader=read_windows)
 
 
 def _loop(config: dict[str, Any]) -> None:
