@@ -22,6 +22,7 @@ from raydvae.data.store import Store
 from tests.s3 import quick_retries, s3_proxy, s3_proxy_shared, s3_server  # noqa: F401  fixtures
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes, a file's tests stay together, and one process takes all tests of Ray.
 
