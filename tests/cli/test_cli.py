@@ -37,6 +37,7 @@ FLAGS = {
     "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
     "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers --objective "
     "--test --sweep --kld1 --kld2 --model --model-epochs --model-batch --model-lr --no-flip",
+    "defend": "--address --depth --epochs --image-size --json --kernel --quality --seed --sigma --storage-option --wait --workers",
     "status": "--json --storage-option",
     "classify": "--address --wait --batch --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
@@ -94,6 +95,14 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "NOWHERE", "OUT"], 3, "does not exist"),
         (["poison", "lsp", "IN", "OUT", "--norm", "0"], 2, "positive number"),
         (["poison", "lsp", "IN", "OUT", "--ratio", "1.5"], 2, "between 0 and 1"),
+        (["defend", "blur", "IN", "OUT"], 2, "median"),
+        (["defend", "bdr", "IN", "OUT", "--depth", "9"], 2, "1 to 8 bits"),
+        (["defend", "jpeg", "IN", "OUT", "--quality", "0"], 2, "1 to 100"),
+        (["defend", "median", "IN", "OUT", "--kernel", "4"], 2, "odd number"),
+        (["defend", "median", "IN", "OUT", "--kernel", "33"], 2, "images have 32 pixels"),
+        (["defend", "gaussian", "IN", "OUT", "--sigma", "0"], 2, "positive number of pixels"),
+        (["defend", "lfu", "IN", "OUT", "--epochs", "0"], 2, "1 or more"),
+        (["defend", "gray", "IN", "OUT", "--quality", "10"], 2, "The defense gray has no --quality"),
         (["classify", "IN", "--test", "NOWHERE"], 3, "does not exist"),
         (["inspect", "NOWHERE"], 3, "does not exist"),
         (["inspect", "gibberish://x"], 2, "cannot be opened"),
