@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from raydvae.cli.main import run as cli
 from raydvae.config import DataConfig
@@ -20,7 +22,7 @@ from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.defenses.configs import DEFENSES, BDRConfig, JPEGConfig, LFUConfig
-from raydvae.defenses.defending import defend
+from raydvae.defenses.defending import DefendWork, defend
 from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduce_depth
 from raydvae.engine import InProcess
 from raydvae.errors import ConfigError
@@ -123,3 +125,17 @@ def test_the_command_line_does_the_same(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["rows_in"], told["rows_out"], told["rows_rejected"]) == (ROWS, ROWS, 0)
     assert (pixels(tmp_path / "out") == jpeg(pixels(runs / "clean"), 30)).all()
+
+
+def test_work_travels_without_what_it_has_loaded(runs: Path) -> None:
+    source = open_dataset(str(runs / "clean"), DataConfig(unit_rows=UNIT_ROWS))
+    run = Run(Store(str(runs / "lfu/straight")))
+    work = DefendWork(run, source, find_classes(source), LFUConfig(), 32)
+    work.load(torch.device("cpu"))
+    there = pickle.loads(pickle.dumps(work))
+    assert work.basis is not None and there.basis is None
+    rows = there.read(source.units()[1])
+    there.load(torch.device("cpu"))
+    assert (there.compute(rows) == work.compute(rows)).all()
+    made = pixels(runs / "lfu/straight")
+    assert (there.compute(rows) == made[UNIT_ROWS : 2 * UNIT_ROWS]).all()
