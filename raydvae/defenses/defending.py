@@ -24,6 +24,7 @@ from raydvae.errors import ConfigError
 STEP = "defend"
 LINEAR = "lfu.safetensors"
 BATCH = 128
+CPU = torch.device("cpu")
 
 
 @dataclass(slots=True)
@@ -90,8 +91,11 @@ def projected(images: Array, basis: Tensor) -> Array:
     return out
 
 
-def prepare(work: DefendWork, engine: Engine, watch: Watch) -> None:
-    """Fit LFU's linear classifier, if it is asked for and not there yet; a stopped fit begins anew."""
+def prepare(work: DefendWork, watch: Watch) -> None:
+    """Fit LFU's linear classifier, if it is asked for and not there yet; a stopped fit begins anew.
+
+    Here and on the CPU: decoding takes the time, and the driver of a cluster may have no GPU.
+    """
     config, home = work.config, work.run.home
     if not isinstance(config, LFUConfig) or home.exists(LINEAR):
         return
@@ -101,14 +105,14 @@ def prepare(work: DefendWork, engine: Engine, watch: Watch) -> None:
             rows = work.read(unit)
             yield torch.from_numpy(rows.images), torch.from_numpy(rows.labels)
 
-    with watch.step("linear", config.epochs, "epochs") as advance, one_thread(engine.device):
+    with watch.step("linear", config.epochs, "epochs") as advance, one_thread(CPU):
 
         def progress(number: int, loss: float) -> None:
             advance({"epoch": number, "cross_entropy": loss})
 
         dimensions = 3 * work.image_size**2
-        weights = fit(epoch, dimensions, work.classes.count, config, engine.device, progress)
-        tensors = {"weights": weights.cpu(), "basis": basis_of(weights.cpu()).contiguous()}
+        weights = fit(epoch, dimensions, work.classes.count, config, CPU, progress)
+        tensors = {"weights": weights, "basis": basis_of(weights).contiguous()}
     home.write(LINEAR, save_tensors(tensors))
 
 
@@ -143,7 +147,7 @@ def defend(
         run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
         work = DefendWork(run, data, classes, config, image_size)
         if len(run.done(work.name)) < len(data.units()):
-            prepare(work, engine, watch)
+            prepare(work, watch)
             apply_to_units(engine, run, work, data, watch)
         records = run.records(STEP)
     counts = {name: sum(record[name] for record in records) for name in ("rows_in", "rows_out", "rows_rejected")}

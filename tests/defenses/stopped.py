@@ -27,7 +27,7 @@ from raydvae.defenses.configs import DEFENSES, DefenseConfig
 from raydvae.defenses.defending import LINEAR, STEP, defend
 from raydvae.engine import InProcess
 
-UNIT_ROWS = 12
+UNIT_ROWS = 10
 
 
 def make(config: DefenseConfig, data: Dataset, out: Path) -> dict[str, int]:
