@@ -24,6 +24,8 @@ class Classify:
     """The same, to test on."""
     model: Literal["resnet18", "small", "tiny"] = "resnet18"
     """The paper's ResNet-18, or seven or six convolutions for small machines."""
+    defense: Literal["cutout", "cutmix", "mixup", "at"] | None = None
+    """Train by a defense: parts of images cut out, or mixed with others, or adversarial training (at)."""
     epochs: int = 60
     """Epochs."""
     batch: int = 128
@@ -60,9 +62,11 @@ class Classify:
         )
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
+        from raydvae.defenses.recipes import find_recipe
         from raydvae.distributed.engine import RayEngine
         from raydvae.evaluation.protocol import classify
 
+        recipe = find_recipe(self.defense)
         options = storage_options(self.storage_option)
         trained = open_dataset(self.train, data, options, split="train")
         tested = open_dataset(self.test, data, options, split="test")
@@ -72,7 +76,7 @@ class Classify:
             if engine.address and not self.out:
                 raise ConfigError("On a cluster the classifier needs a folder that all its machines reach: give --out.")
             store = Store(self.out, options) if self.out else Store(folder)
-            accuracy = classify(trained, tested, classes, size, config, store, engine, Progress())
+            accuracy = classify(trained, tested, classes, size, config, store, engine, Progress(), recipe)
         text = (
             f"Accuracy {accuracy.test_acc:.2f} % on {self.test}, {accuracy.train_acc:.2f} % on what it was trained on."
         )

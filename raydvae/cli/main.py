@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 
 from raydvae.cli.classify import Classify
 from raydvae.cli.common import say, set_up_logging
+from raydvae.cli.defend import Defend
 from raydvae.cli.import_ import Import
 from raydvae.cli.inspect_ import Inspect
 from raydvae.cli.poison import Poison
@@ -30,6 +31,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[ImportPoison, subcommand("import-poison")],
     Annotated[ExportPoison, subcommand("export-poison")],
     Annotated[Purify, subcommand("purify")],
+    Annotated[Defend, subcommand("defend")],
     Annotated[Classify, subcommand("classify")],
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Report, subcommand("report")],

@@ -42,13 +42,17 @@ def classify(
     store: Store,
     engine: Engine,
     watch: Watch | None = None,
+    recipe: type[ClassifierTask] = ClassifierTask,
 ) -> Accuracy:
-    """Train a classifier on ``train`` and return its accuracies; its state and weights go to ``store``."""
+    """Train a classifier on ``train`` and return its accuracies; its state and weights go to ``store``.
+
+    ``recipe`` is how it is trained; the defenses have some of their own.
+    """
     started = time.monotonic()
     slices = resolve_slices(config.train, engine.workers, engine.device)
     job = TrainJob(
         name="classifier",
-        task=ClassifierTask(config.model, classes.count, config.crop_padding, config.flip),
+        task=recipe(config.model, classes.count, config.crop_padding, config.flip),
         data=train,
         classes=classes,
         image_size=image_size,

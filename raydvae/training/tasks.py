@@ -50,13 +50,25 @@ class ClassifierTask:
         """Return a new model."""
         return build_classifier(self.name, self.num_classes)
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
-        """Run forward on augmented images."""
+    def examples(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return what ``model`` learns from in place of images ``x`` (B, 3, H, W): random views, and their targets.
+
+        Targets are classes (B,) or weights of the classes (B, C). Training recipes override this.
+        """
+        return self.views(x, generator), y
+
+    def views(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a random crop and flip of each image."""
         x = random_crop(x, self.crop_padding, generator) if self.crop_padding else x
-        x = random_flip(x, generator) if self.flip else x
+        return random_flip(x, generator) if self.flip else x
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+        """Run forward on the slice's `examples`; where an image has two labels, the accuracy counts their weights."""
+        x, target = self.examples(model, x, y, generator)
         logits = model(x)
-        accuracy = (logits.detach().argmax(dim=1) == y).float().mean()
-        return {"cross_entropy": F.cross_entropy(logits, y), "accuracy": accuracy}
+        guess = logits.detach().argmax(dim=1)
+        right = guess == target if target.ndim == 1 else target.gather(1, guess[:, None])
+        return {"cross_entropy": F.cross_entropy(logits, target), "accuracy": right.float().mean()}
 
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
         """Return the cross-entropy."""

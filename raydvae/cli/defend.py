@@ -1,0 +1,87 @@
+"""raydvae defend: the data transforms that D-VAE is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.defenses.configs import DefenseConfig, find_defense
+from raydvae.errors import ConfigError
+
+OWN = ("depth", "quality", "kernel", "sigma", "epochs", "seed")  # flags that belong to some defenses only
+
+
+@dataclass(frozen=True)
+class Defend:
+    """Transform a data set by a defense other than D-VAE, to compare; flags left out have the published values."""
+
+    defense: Positional[Literal["bdr", "gray", "jpeg", "gaussian", "median", "lfu"]]
+    """Bit depth reduction, grayscale, JPEG, a smoothing filter, or LFU's orthogonal projection."""
+    source: Positional[str]
+    """Folder, file, glob or URI of parquet files."""
+    out: Positional[str]
+    """Folder or URI for the transformed data set; running again goes on with it."""
+    depth: int | None = None
+    """bdr: bits a channel, 1 to 8 (2)."""
+    quality: int | None = None
+    """jpeg: quality, 1 to 100 (10)."""
+    kernel: int | None = None
+    """gaussian, median: side of the window in pixels, odd (3)."""
+    sigma: float | None = None
+    """gaussian: standard deviation in pixels (0.8)."""
+    epochs: int | None = None
+    """lfu: epochs of the linear classifier (20)."""
+    seed: int | None = None
+    """lfu: seed of the linear classifier (0); nothing else is random."""
+    image_size: int | None = None
+    """Resize all images to this height and width."""
+    workers: str = "1"
+    """Workers to compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
+    address: str | None = None
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
+    wait: float = 0
+    """Seconds to let the cluster grow until it has room for the workers."""
+    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    json: bool = False
+    """End with one line of JSON."""
+
+    def run(self) -> None:
+        """Defend."""
+        started = time.monotonic()
+        fewest, workers = worker_range(self.workers)
+        config = self.settings()
+        from raydvae.config import DataConfig
+        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.manifest import Run
+        from raydvae.data.store import Store
+        from raydvae.defenses.defending import check, defend
+        from raydvae.distributed.engine import RayEngine
+
+        options = storage_options(self.storage_option)
+        limits = DataConfig(size_policy="resize" if self.image_size else "reject")
+        data = open_dataset(self.source, limits, options, split="train")
+        classes = find_classes(data)
+        size = self.image_size or probe_size(data)
+        check(config, size, classes.count)
+        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+            counts = defend(config, data, classes, size, Run(Store(self.out, options)), engine, Progress())
+        seconds = time.monotonic() - started
+        text = f"{counts['rows_out']} of {counts['rows_in']} rows, {counts['rows_rejected']} rejected: {self.out}"
+        finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)
+
+    def settings(self) -> DefenseConfig:
+        """Return the defense's published settings with the flags on top; `ConfigError` for flags of others."""
+        kind = find_defense(self.defense)
+        changes = {name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
+        if strange := sorted(changes.keys() - {field.name for field in dataclasses.fields(kind)}):
+            flags = ", ".join(f"--{name}" for name in strange)
+            raise ConfigError(
+                f"The defense {self.defense} has no {flags}; see raydvae defend --help for whose flag it is."
+            )
+        return kind(**changes)

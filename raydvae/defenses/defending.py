@@ -1,0 +1,155 @@
+"""Applying a data transform to a data set, unit by unit: the same committed, resumable work as a purification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from raydvae.data.codecs import Array
+from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
+from raydvae.data.manifest import Run, check_rejected
+from raydvae.defenses.configs import BDRConfig, DefenseConfig, GaussianConfig, JPEGConfig, LFUConfig, MedianConfig
+from raydvae.defenses.lfu import Batch, basis_of, fit, project, to_bytes
+from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduce_depth
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread
+from raydvae.errors import ConfigError
+
+STEP = "defend"
+LINEAR = "lfu.safetensors"
+BATCH = 128
+CPU = torch.device("cpu")
+
+
+@dataclass(slots=True)
+class DefendWork:
+    """Transform the images of each unit."""
+
+    run: Run
+    data: Dataset
+    classes: Classes
+    config: DefenseConfig
+    image_size: int
+    name: str = STEP
+    basis: Tensor | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"basis": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def read(self, unit: Unit) -> Rows:
+        """Read and decode one unit."""
+        return decode_rows(self.data, unit, self.data.read(unit), self.classes, self.image_size)
+
+    def load(self, device: torch.device) -> None:
+        """Load the basis of LFU's projection; the other transforms need nothing."""
+        if isinstance(self.config, LFUConfig):
+            self.basis = load_tensors(self.run.home.read(LINEAR))["basis"].to(device)
+
+    def compute(self, rows: Rows) -> Array:
+        """Return the transformed images (N, H, W, 3) uint8."""
+        if self.basis is not None:
+            return projected(rows.images, self.basis)
+        return transformed(rows.images, self.config)
+
+    def commit(self, rows: Rows, result: Array) -> dict[str, Any]:
+        """Publish the unit."""
+        return self.run.commit(self.name, self.data, rows, result)
+
+
+def transformed(images: Array, config: DefenseConfig) -> Array:
+    """Return ``images`` (N, H, W, 3) uint8 under any transform but LFU's, which needs a fitted `projected`."""
+    if isinstance(config, BDRConfig):
+        return reduce_depth(images, config.depth)
+    if isinstance(config, JPEGConfig):
+        return jpeg(images, config.quality)
+    if isinstance(config, GaussianConfig):
+        return gaussian(images, config.kernel, config.sigma)
+    if isinstance(config, MedianConfig):
+        return median(images, config.kernel)
+    assert not isinstance(config, LFUConfig)
+    return grayscale(images)
+
+
+def projected(images: Array, basis: Tensor) -> Array:
+    """Return ``images`` (N, H, W, 3) uint8 without their component in the space of ``basis`` (3HW, C)."""
+    out = np.empty_like(images)
+    # Batches of fixed size from the unit's first row: a product of matrices may depend on its size in the last bit.
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        pixels = torch.from_numpy(images[part]).to(basis.device).flatten(1).float() / 255
+        out[part] = to_bytes(project(pixels, basis)).reshape(-1, *images.shape[1:]).cpu().numpy()
+    return out
+
+
+def prepare(work: DefendWork, watch: Watch) -> None:
+    """Fit LFU's linear classifier, if it is asked for and not there yet; a stopped fit begins anew.
+
+    Here and on the CPU: decoding takes the time, and the driver of a cluster may have no GPU.
+    """
+    config, home = work.config, work.run.home
+    if not isinstance(config, LFUConfig) or home.exists(LINEAR):
+        return
+
+    def epoch() -> Iterator[Batch]:
+        for unit in work.data.units():
+            rows = work.read(unit)
+            yield torch.from_numpy(rows.images), torch.from_numpy(rows.labels)
+
+    with watch.step("linear", config.epochs, "epochs") as advance, one_thread(CPU):
+
+        def progress(number: int, loss: float) -> None:
+            advance({"epoch": number, "cross_entropy": loss})
+
+        dimensions = 3 * work.image_size**2
+        weights = fit(epoch, dimensions, work.classes.count, config, CPU, progress)
+        tensors = {"weights": weights, "basis": basis_of(weights).contiguous()}
+    home.write(LINEAR, save_tensors(tensors))
+
+
+def check(config: DefenseConfig, image_size: int, num_classes: int) -> None:
+    """Raise `ConfigError` for what this data set's classes and image size rule out, before any work."""
+    kernel = getattr(config, "kernel", 0)
+    if kernel > image_size:
+        raise ConfigError(f"kernel is {kernel}, and images have {image_size} pixels; give a smaller odd number.")
+    if isinstance(config, LFUConfig) and not 2 <= num_classes < 3 * image_size**2:
+        raise ConfigError(
+            f"LFU removes as many dimensions as there are classes, and there are {num_classes} classes for "
+            f"{3 * image_size**2} values an image; it needs at least 2, and fewer than values."
+        )
+
+
+def defend(
+    config: DefenseConfig,
+    data: Dataset,
+    classes: Classes,
+    image_size: int,
+    run: Run,
+    engine: Engine,
+    watch: Watch | None = None,
+) -> dict[str, int]:
+    """Transform a data set into ``run``'s folder, or go on with it; return the counts of rows.
+
+    All rows are transformed, poisoned or not: nobody who defends knows which are. Labels play no part but in LFU's fit.
+    """
+    check(config, image_size, classes.count)
+    about = {"defense": type(config).__name__, "image_size": image_size, **asdict(config)}
+    with held(run, watch or Silent()) as watch:
+        run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+        work = DefendWork(run, data, classes, config, image_size)
+        if len(run.done(work.name)) < len(data.units()):
+            prepare(work, watch)
+            apply_to_units(engine, run, work, data, watch)
+        records = run.records(STEP)
+    counts = {name: sum(record[name] for record in records) for name in ("rows_in", "rows_out", "rows_rejected")}
+    check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")
+    return counts
