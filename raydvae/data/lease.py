@@ -23,6 +23,7 @@ from raydvae.errors import Interrupted, RaydvaeError, StorageError
 FILE = "driver.json"
 INTERVAL = 5.0  # seconds between two renewals
 PATIENCE = 20.0  # seconds without a renewal after which a holder elsewhere is taken for dead
+_HELD: set[str] = set()  # ids of this process' leases: it may not have been able to note the end of one
 SETTLE = {True: 0.05, False: 0.5}  # seconds that two drivers starting at once need to see each other; local or not
 
 
@@ -41,10 +42,12 @@ class Lease:
         if holder is not None and holder["state"] == "running":
             self._wait_for(holder)
         self.note = {**_me(), "id": uuid.uuid4().hex, "state": "running", "began": time.time(), "done": 0}
+        _HELD.add(str(self.note["id"]))
         self._write()
         time.sleep(SETTLE[self.home.is_local])
         current = read_holder(self.home)
         if current is None or current["id"] != self.note["id"]:
+            _HELD.discard(str(self.note["id"]))
             raise _taken(self.home, current or {})
         self._thread.start()
         return self
@@ -54,6 +57,7 @@ class Lease:
     ) -> None:
         self._over.set()
         self._thread.join()
+        _HELD.discard(str(self.note["id"]))
         if self._lost.is_set():
             return
         state = "done" if error is None else "stopped" if _is_stop(error) else "failed"
@@ -93,7 +97,8 @@ class Lease:
         """Return when ``holder`` is dead; raise where it lives."""
         me = _me()
         if holder.get("machine") == me["machine"]:
-            if _is_alive(int(holder["pid"]), str(holder.get("process_began"))):
+            mine = holder["pid"] == me["pid"] and holder.get("process_began") == me["process_began"]
+            if holder["id"] in _HELD if mine else _is_alive(int(holder["pid"]), str(holder.get("process_began"))):
                 raise _taken(self.home, holder)
             return
         deadline = time.monotonic() + PATIENCE
