@@ -97,8 +97,8 @@ def _apportion(counts: dict[int, int], rows: int) -> dict[int, int]:
     total = sum(counts.values())
     exact = {label: rows * count / total for label, count in counts.items()}
     out = {label: max(1, math.floor(value)) for label, value in exact.items()}
-    for label in sorted(exact, key=lambda name: (math.floor(exact[name]) - exact[name], name)):
-        if sum(out.values()) < rows and out[label] < counts[label]:
+    for label in sorted(exact, key=lambda name: (out[name] - exact[name], name)):  # furthest below its share first
+        if sum(out.values()) < rows:
             out[label] += 1
     while sum(out.values()) > rows:  # the least that small classes got came from the largest ones
         out[max(out, key=lambda name: (out[name], name))] -= 1

@@ -95,3 +95,4 @@ def test_rows_are_shared_in_proportion(counts: dict[int, int], share: float) -> 
     assert sum(out.values()) == rows
     for label, count in counts.items():
         assert 1 <= out[label] <= count
+        assert out[label] < rows * count / total + 1 or out[label] == 1
