@@ -291,6 +291,16 @@ def _two_stages(
     )
 
 
+def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConfig:
+    """Return ``config`` for that many classes and that image size."""
+
+    def fit(stage: StageConfig) -> StageConfig:
+        model = dataclasses.replace(stage.model, num_classes=num_classes, image_size=image_size)
+        return dataclasses.replace(stage, model=model)
+
+    return dataclasses.replace(config, stage1=fit(config.stage1), stage2=fit(config.stage2))
+
+
 T = TypeVar("T")
 
 PRESETS: dict[str, Callable[[], PurifyConfig]] = {

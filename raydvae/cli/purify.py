@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, say, storage_options, worker_range
-from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset
+from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -212,16 +212,6 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
 
 def _given(base: Any, **changes: Any) -> Any:
     return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
-
-
-def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConfig:
-    """Return ``config`` for that many classes and that image size."""
-
-    def fit(stage: StageConfig) -> StageConfig:
-        model = dataclasses.replace(stage.model, num_classes=num_classes, image_size=image_size)
-        return dataclasses.replace(stage, model=model)
-
-    return dataclasses.replace(config, stage1=fit(config.stage1), stage2=fit(config.stage2))
 
 
 def result(summary: Summary, report: str) -> dict[str, Any]:

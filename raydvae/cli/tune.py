@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
-from raydvae.cli.purify import Purify, sized
-from raydvae.config import ClassifyConfig, PurifyConfig
+from raydvae.cli.purify import Purify
+from raydvae.config import ClassifyConfig, PurifyConfig, sized
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:

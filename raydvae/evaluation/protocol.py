@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -62,12 +63,19 @@ def classify(
     )
     with (watch or Silent()).step(job.name, config.train.epochs, "epochs") as advance:
         engine.train(job, progress=advance)
-    model = build_classifier(config.model, classes.count)
-    model.load_state_dict(load_model(store, job.about)[0])
-    model = model.eval().to(engine.device).to(memory_format=torch.channels_last)
+    model = load_classifier(config.model, classes.count, store, engine.device, job.about)
     on_test = accuracy(model, Source(test, classes, image_size), engine.device)
     on_train = accuracy(model, Source(train, classes, image_size), engine.device)
     return Accuracy(on_test, on_train, time.monotonic() - started)
+
+
+def load_classifier(
+    name: str, num_classes: int, store: Store, device: torch.device, about: dict[str, Any] | None = None
+) -> torch.nn.Module:
+    """Return the finished classifier ``name`` that lies in ``store``; with ``about`` it must have been trained so."""
+    model = build_classifier(name, num_classes)
+    model.load_state_dict(load_model(store, about)[0])
+    return model.eval().to(device).to(memory_format=torch.channels_last)
 
 
 def accuracy(model: torch.nn.Module, source: Source, device: torch.device) -> float:

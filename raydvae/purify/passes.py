@@ -5,7 +5,7 @@ Reading and committing happen in processes that have no use for torch, which tak
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class Pass:
     inference: Inference | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "inference"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "inference"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in (state | {"inference": None}).items():

@@ -1,0 +1,104 @@
+"""From an attack and a defense to the steps between the data set and an accuracy, at one scale and seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from raydvae.defenses.configs import BDRConfig, DefenseConfig, GrayConfig, JPEGConfig, LFUConfig
+from raydvae.errors import ConfigError
+from raydvae.evaluation.scales import Scale
+from raydvae.evaluation.steps import (
+    Classified,
+    Defended,
+    Model,
+    Poisoned,
+    Purified,
+    Reconstructed,
+    Source,
+    Step,
+    Subtracted,
+    Twice,
+)
+
+ISS = ("bdr", "gray", "jpeg")
+TRANSFORMS: dict[str, DefenseConfig] = {"bdr": BDRConfig(), "gray": GrayConfig(), "jpeg": JPEGConfig()}
+CLASSIFIERS = {"rn-50": "resnet50", "dn-121": "densenet121", "mn-v2": "mobilenet_v2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """The steps of one scale and seed, from a training and a test set."""
+
+    scale: Scale
+    train: Source
+    test: Source
+    seed: int
+
+    def poisoned(self, attack: str, ratio: float = 1.0, larger: bool = False) -> Step:
+        """P0: the training rows under an attack, or as they are for "clean"."""
+        if attack == "clean":
+            return self.train
+        config = (self.scale.larger if larger else self.scale.attacks)[attack]
+        return Poisoned(self.train, dataclasses.replace(config, seed=self.seed), ratio)
+
+    def classified(self, data: Step, recipe: str | None = None, model: str | None = None) -> Classified:
+        """The scale's classifier, trained on ``data``, or another one or by a recipe."""
+        base = self.scale.classifier
+        epochs = self.scale.recipe_epochs.get(recipe or "", base.train.epochs)
+        config = dataclasses.replace(
+            base, model=model or base.model, seed=self.seed, train=dataclasses.replace(base.train, epochs=epochs)
+        )
+        return Classified(data, self.test, config, recipe)
+
+    def countermeasure(self, data: Step, name: str) -> tuple[Classified, ...]:
+        """The classifiers that make a column of Table 2; for "iss" three, the best of which counts."""
+        if name == "w/o":
+            return (self.classified(data),)
+        if name == "iss":
+            return tuple(self.countermeasure(data, one)[0] for one in ISS)
+        if name in TRANSFORMS:
+            return (self.classified(Defended(data, TRANSFORMS[name])),)
+        if name == "lfu":
+            defense = LFUConfig(epochs=self.scale.lfu_epochs, seed=self.seed)
+            return (self.classified(Defended(data, defense), recipe="cutmix"),)
+        if name == "at":
+            return (self.classified(data, recipe="at"),)
+        if name == "ours" or name in CLASSIFIERS:
+            return (self.classified(self.purified(data), model=CLASSIFIERS.get(name)),)
+        raise ConfigError(f"There is no countermeasure {name!r}.")
+
+    def stage1(self, data: Step, kld: float | None = None) -> Model:
+        """The D-VAE of stage 1, trained on ``data``, with the scale's KLD target or another."""
+        return self._model(data, "stage1", kld)
+
+    def stage2(self, data: Step, kld: float | None = None) -> Model:
+        """The D-VAE of stage 2, trained on ``data``."""
+        return self._model(data, "stage2", kld)
+
+    def vae(self, data: Step, kld: float) -> Model:
+        """The plain rate-constrained VAE, trained on ``data``."""
+        return dataclasses.replace(self._model(data, "stage1", kld), disentangle=False)
+
+    def purified(self, data: Step, kld1: float | None = None, kld2: float | None = None) -> Purified:
+        """P3: the whole of Algorithm 1, as `raydvae.purify.algorithm` does it, to the byte."""
+        p1 = Subtracted(data, self.stage1(data, kld1))
+        return Purified(p1, self.stage2(p1, kld2))
+
+    def ablation(self, data: Step, number: int) -> Step:
+        """What Table 7 calls 1 to 5: a purification of which something is left out."""
+        if number == 1:
+            return Purified(data, self.stage2(data))
+        stage1 = self.stage1(data)
+        p1 = Subtracted(data, stage1)
+        if number == 2:
+            return Reconstructed(p1, self.stage2(p1))
+        if number == 3:
+            return p1
+        return Twice(self.purified(data)) if number == 4 else Reconstructed(p1, stage1)
+
+    def _model(self, data: Step, name: str, kld: float | None) -> Model:
+        stage = self.scale.purify.stage1 if name == "stage1" else self.scale.purify.stage2
+        if kld is not None:
+            stage = dataclasses.replace(stage, loss=dataclasses.replace(stage.loss, kld_target=kld))
+        return Model(data, name, stage, self.seed)

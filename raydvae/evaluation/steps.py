@@ -1,0 +1,337 @@
+"""The steps that the cells of tables are made of, as values: what is made, with which settings, from which steps.
+
+A step is named after its settings and its inputs, all the way down to the fingerprints of the source's files. So two
+cells that need the same poison, model or purification share it, in one table and across tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from raydvae.attacks.registry import AttackConfig
+from raydvae.config import ClassifyConfig, PurifyConfig, StageConfig, to_dict
+from raydvae.data.store import Store
+from raydvae.defenses.configs import DefenseConfig
+
+if TYPE_CHECKING:
+    from raydvae.evaluation.bench import Bench
+
+Result = dict[str, Any]
+P1, P2 = "_raydvae/work/p1", "_raydvae/work/p2"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of work with a folder of its own. Fields that are steps are its inputs, all others its settings."""
+
+    @property
+    def kind(self) -> str:
+        """What is done, in a word."""
+        return type(self).__name__.lower()
+
+    @cached_property
+    def inputs(self) -> tuple[Step, ...]:
+        """The steps that this one is made from."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        flat = [item for value in values for item in (value if isinstance(value, tuple) else (value,))]
+        return tuple(item for item in flat if isinstance(item, Step))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Its own settings, as plain values."""
+        out: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Step) or (isinstance(value, tuple) and any(isinstance(v, Step) for v in value)):
+                continue
+            plain = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            out[field.name] = {"name": type(value).__name__} | to_dict(value) if plain else value
+        return out
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the step's folder: what it does, and a hash of its settings and of the keys of its inputs."""
+        text = json.dumps([self.settings, [step.key for step in self.inputs]], sort_keys=True)
+        return f"{self.kind}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+    def chain(self) -> Iterator[Step]:
+        """Iterate over the step and everything below it, inputs first, each once."""
+        seen: dict[str, Step] = {}
+
+        def walk(step: Step) -> None:
+            for below in step.inputs:
+                walk(below)
+            seen.setdefault(step.key, step)
+
+        walk(self)
+        return iter(seen.values())
+
+    def described(self) -> dict[str, Any]:
+        """Return settings and inputs, nested."""
+        return {"step": self.kind, **self.settings, "from": [step.described() for step in self.inputs]}
+
+    def folder(self, bench: Bench) -> Store:
+        """Return where the data set lies that the step makes, if it makes one."""
+        return bench.home(self)
+
+    def run(self, bench: Bench) -> Result:
+        """Do the work, or go on with it; what is returned is kept."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Source(Step):
+    """Rows of the data set that a table is made on: all of a split, or the first ``limit`` of each class, copied."""
+
+    uri: str
+    split: str
+    limit: int
+    fingerprints: tuple[str, ...]
+
+    @property
+    def copied(self) -> bool:
+        """Whether the rows are copied into the step's folder."""
+        return self.limit > 0 or self.uri == "digits"
+
+    def folder(self, bench: Bench) -> Store:
+        """See `Step.folder`."""
+        return bench.home(self) if self.copied else Store(self.uri, bench.out.options)
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.data.importing import import_dataset
+
+        if self.copied and not bench.home(self).list():
+            format: Any = "digits" if self.uri == "digits" else "parquet"
+            import_dataset(
+                self.uri,
+                bench.home(self),
+                format,
+                split=self.split,
+                limit_per_class=self.limit or None,
+                options=bench.out.options,
+            )
+        return {"rows": bench.dataset(self).rows}
+
+
+@dataclass(frozen=True)
+class Poisoned(Step):
+    """P0: a share of the rows with an attack's noise."""
+
+    data: Step
+    attack: AttackConfig
+    ratio: float = 1.0
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.attacks.poisoning import poison
+        from raydvae.attacks.recipes import Recipe
+        from raydvae.data.manifest import Run
+
+        block = getattr(self.attack, "block_rows", None)
+        data = bench.dataset(self.data, unit_rows=block)
+        run = Run(bench.home(self))
+        recipe = Recipe(self.attack, bench.image_size, bench.classes.count, run.home)
+        recipe.check()
+        return dict(poison(recipe, data, bench.classes, run, bench.engine, ratio=self.ratio, watch=bench.watch))
+
+
+@dataclass(frozen=True)
+class Defended(Step):
+    """A data set under a data transform."""
+
+    data: Step
+    defense: DefenseConfig
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.data.manifest import Run
+        from raydvae.defenses.defending import defend
+
+        data, run = bench.dataset(self.data), Run(bench.home(self))
+        return dict(defend(self.defense, data, bench.classes, bench.image_size, run, bench.engine, bench.watch))
+
+
+@dataclass(frozen=True)
+class Model(Step):
+    """A D-VAE, or the plain VAE, trained as stage ``name`` of a purification with that seed."""
+
+    data: Step
+    name: str
+    stage: StageConfig
+    seed: int
+    disentangle: bool = True
+
+    @property
+    def config(self) -> PurifyConfig:
+        """The purification that the model could be of, for functions that take one."""
+        return PurifyConfig(seed=self.seed, stage1=self.stage, stage2=self.stage, keep_intermediate=True)
+
+    def store(self, bench: Bench) -> Store:
+        """Return where the weights lie."""
+        return bench.home(self).sub("model")
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.purify.algorithm import training
+        from raydvae.training.tasks import VAETask
+
+        stage = dataclasses.replace(self.stage, train=bench.settled(self.stage.train))
+        job = training(self.store(bench), self.name, stage, bench.dataset(self.data), bench.classes, self.config)
+        job = dataclasses.replace(job, task=VAETask(stage.model, stage.loss, self.disentangle))
+        with bench.watch.step(self.name, stage.train.epochs, "epochs") as advance:
+            bench.engine.train(job, progress=advance)
+        return {name: value for name, value in job.history()[-1].items() if name != "images_per_second"}
+
+
+@dataclass(frozen=True)
+class Subtracted(Step):
+    """P1: x1 = x0 - p_hat(x0)."""
+
+    data: Step
+    model: Model
+
+    def folder(self, bench: Bench) -> Store:
+        """See `Step.folder`."""
+        return bench.home(self).sub(P1)
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.purify.passes import SubtractPass
+
+        return bench.apply(self, SubtractPass, "pass1", self.data, self.model)
+
+
+@dataclass(frozen=True)
+class Purified(Step):
+    """P3: x2 = x1 - p_hat(x1), then x3 = x_hat(x2); P2 is kept for ablation 4."""
+
+    data: Step
+    model: Model
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.purify.passes import ReconstructPass
+
+        return bench.apply(self, ReconstructPass, "pass3", self.data, self.model)
+
+
+@dataclass(frozen=True)
+class Twice(Step):
+    """P2: what a purification had before its last pass."""
+
+    purified: Purified
+
+    def folder(self, bench: Bench) -> Store:
+        """See `Step.folder`."""
+        return bench.home(self.purified).sub(P2)
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        return {"rows": bench.dataset(self).rows}
+
+
+@dataclass(frozen=True)
+class Reconstructed(Step):
+    """x_hat of the rows as they come, by one model."""
+
+    data: Step
+    model: Model
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.evaluation.passes import ReconstructByVAE, ReconstructInput
+
+        kind = ReconstructInput if self.model.disentangle else ReconstructByVAE
+        return bench.apply(self, kind, "reconstruct", self.data, self.model)
+
+
+@dataclass(frozen=True)
+class Rebuilt(Step):
+    """P_hat: the clean rows, each plus what a D-VAE takes for the perturbation of the poisoned one (section 4.2).
+
+    Its result is Table 10: mean lengths of p and p_hat, and how far they are apart.
+    """
+
+    data: Step
+    clean: Step
+    model: Model
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.data.manifest import Run
+        from raydvae.evaluation.passes import AddEstimate, amplitudes
+
+        bench.apply(self, AddEstimate, "rebuild", self.data, self.model, clean=bench.dataset(self.clean))
+        return amplitudes(Run(bench.home(self)).records("rebuild"))
+
+
+@dataclass(frozen=True)
+class Classified(Step):
+    """A classifier trained on one data set, and its accuracies on that and on clean test images."""
+
+    data: Step
+    test: Step
+    config: ClassifyConfig
+    recipe: str | None = None
+
+    def store(self, bench: Bench) -> Store:
+        """Return where the weights lie."""
+        return bench.home(self).sub("model")
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.defenses.recipes import find_recipe
+        from raydvae.evaluation.protocol import classify
+
+        data, test = bench.dataset(self.data), bench.dataset(self.test)
+        found = classify(
+            data,
+            test,
+            bench.classes,
+            bench.image_size,
+            self.config,
+            self.store(bench),
+            bench.engine,
+            bench.watch,
+            find_recipe(self.recipe),
+        )
+        return {"test_acc": found.test_acc, "train_acc": found.train_acc}
+
+
+@dataclass(frozen=True)
+class Scored(Step):
+    """The accuracy of a trained classifier on one more data set."""
+
+    classifier: Classified
+    data: Step
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.evaluation.protocol import accuracy, load_classifier
+        from raydvae.training.stream import Source as Images
+
+        config, device = self.classifier.config, bench.engine.device
+        model = load_classifier(config.model, bench.classes.count, self.classifier.store(bench), device)
+        images = Images(bench.dataset(self.data), bench.classes, bench.image_size)
+        return {"accuracy": accuracy(model, images, device)}
+
+
+@dataclass(frozen=True)
+class Compared(Step):
+    """The mean PSNR in dB of a data set's images against those that they were made from."""
+
+    before: Step
+    after: Step
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.evaluation.passes import mean_psnr
+
+        return {"psnr": mean_psnr(bench.dataset(self.before), bench.dataset(self.after), bench)}
