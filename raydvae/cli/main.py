@@ -13,6 +13,8 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 from raydvae.cli.classify import Classify
 from raydvae.cli.common import say, set_up_logging
 from raydvae.cli.defend import Defend
+from raydvae.cli.detect import Detect
+from raydvae.cli.grow import Grow
 from raydvae.cli.import_ import Import
 from raydvae.cli.inspect_ import Inspect
 from raydvae.cli.poison import Poison
@@ -31,6 +33,8 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[ImportPoison, subcommand("import-poison")],
     Annotated[ExportPoison, subcommand("export-poison")],
     Annotated[Purify, subcommand("purify")],
+    Annotated[Detect, subcommand("detect")],
+    Annotated[Grow, subcommand("grow")],
     Annotated[Defend, subcommand("defend")],
     Annotated[Classify, subcommand("classify")],
     Annotated[Inspect, subcommand("inspect")],

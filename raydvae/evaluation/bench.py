@@ -54,7 +54,7 @@ class Bench:
     def dataset(self, step: Step, unit_rows: int | None = None) -> Dataset:
         """Return the data set that a step made, to be read in units of ``unit_rows`` if they are given."""
         data = dataclasses.replace(self.data, unit_rows=unit_rows) if unit_rows else self.data
-        split = step.split if isinstance(step, Source) else None
+        split = step.split if isinstance(step, Source) and not step.copied else None
         store = step.folder(self)
         return open_dataset(store.uri, data, store.options, split=split)
 

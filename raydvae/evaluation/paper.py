@@ -218,6 +218,7 @@ DOUBTS: dict[tuple[str, str, str], str] = {
     ("4", "tap", "w/o"): "the same figure as for OPS on CIFAR-100 in Table 3",
     ("5", "lsp", "ours"): "86.13 in appendix H",
     ("17", "mean", "jpeg 10"): "its own column averages 82.64, which Tables 2 and 18 print",
+    ("18", "mean", "0.5/3.0"): "its own column averages 89.81",
     ("2", "ops", "ours"): _UNLIKE,
     ("7", "ops", "ours"): _UNLIKE,
     ("17", "ops", "ours"): _UNLIKE,

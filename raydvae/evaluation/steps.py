@@ -91,8 +91,8 @@ class Source(Step):
 
     uri: str
     split: str
-    limit: int
-    fingerprints: tuple[str, ...]
+    limit: int = 0
+    fingerprints: tuple[str, ...] = ()
 
     @property
     def copied(self) -> bool:
@@ -101,17 +101,18 @@ class Source(Step):
 
     def folder(self, bench: Bench) -> Store:
         """See `Step.folder`."""
-        return bench.home(self) if self.copied else Store(self.uri, bench.out.options)
+        return bench.home(self).sub("data") if self.copied else Store(self.uri, bench.out.options)
 
     def run(self, bench: Bench) -> Result:
         """See `Step.run`."""
         from raydvae.data.importing import import_dataset
 
-        if self.copied and not bench.home(self).list():
+        if self.copied:
+            bench.home(self).delete("data")  # what an import that was killed has left
             format: Any = "digits" if self.uri == "digits" else "parquet"
             import_dataset(
                 self.uri,
-                bench.home(self),
+                self.folder(bench),
                 format,
                 split=self.split,
                 limit_per_class=self.limit or None,
