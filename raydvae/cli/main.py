@@ -23,6 +23,7 @@ from raydvae.cli.quickstart import Quickstart
 from raydvae.cli.releases import ExportPoison, ImportPoison
 from raydvae.cli.report import Report
 from raydvae.cli.status import Status
+from raydvae.cli.table import Table
 from raydvae.cli.tune import Tune
 from raydvae.errors import Interrupted, RaydvaeError
 
@@ -40,6 +41,7 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Report, subcommand("report")],
     Annotated[Tune, subcommand("tune")],
+    Annotated[Table, subcommand("table")],
     Annotated[Status, subcommand("status")],
 ]
 

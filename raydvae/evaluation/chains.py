@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from raydvae.config import PurifyConfig
 from raydvae.defenses.configs import BDRConfig, DefenseConfig, GrayConfig, JPEGConfig, LFUConfig
 from raydvae.errors import ConfigError
+from raydvae.evaluation.partial import Detected, Few, Grown, Joined, Mended
 from raydvae.evaluation.scales import Scale
 from raydvae.evaluation.steps import (
     Classified,
@@ -21,6 +23,7 @@ from raydvae.evaluation.steps import (
     Twice,
 )
 
+OUR_RULE = "shortcut"
 ISS = ("bdr", "gray", "jpeg")
 TRANSFORMS: dict[str, DefenseConfig] = {"bdr": BDRConfig(), "gray": GrayConfig(), "jpeg": JPEGConfig()}
 CLASSIFIERS = {"rn-50": "resnet50", "dn-121": "densenet121", "mn-v2": "mobilenet_v2"}
@@ -35,12 +38,16 @@ class Chains:
     test: Source
     seed: int
 
-    def poisoned(self, attack: str, ratio: float = 1.0, larger: bool = False) -> Step:
+    def partly(self, attack: str, ratio: float) -> Poisoned:
+        """P0, of which only a share of the rows is poisoned."""
+        return Poisoned(self.train, dataclasses.replace(self.scale.attacks[attack], seed=self.seed), ratio)
+
+    def poisoned(self, attack: str, larger: bool = False) -> Step:
         """P0: the training rows under an attack, or as they are for "clean"."""
         if attack == "clean":
             return self.train
         config = (self.scale.larger if larger else self.scale.attacks)[attack]
-        return Poisoned(self.train, dataclasses.replace(config, seed=self.seed), ratio)
+        return Poisoned(self.train, dataclasses.replace(config, seed=self.seed))
 
     def classified(self, data: Step, recipe: str | None = None, model: str | None = None) -> Classified:
         """The scale's classifier, trained on ``data``, or another one or by a recipe."""
@@ -96,6 +103,24 @@ class Chains:
         if number == 3:
             return p1
         return Twice(self.purified(data)) if number == 4 else Reconstructed(p1, stage1)
+
+    def detected(self, p0: Poisoned) -> Detected:
+        """Which rows of a partly poisoned set are flagged."""
+        return Detected(p0, self._seeded, self.classified(p0).config, OUR_RULE)
+
+    def mended(self, p0: Poisoned) -> Mended:
+        """A partly poisoned set whose flagged rows are purified."""
+        return Mended(p0, self.detected(p0))
+
+    def grown(self, attack: str, ratio: float) -> Joined:
+        """P: a share of the rows poisoned by the attack, and the others by what a D-VAE has learned from them."""
+        few = Few(self.poisoned(attack), ratio, self.seed)
+        rest = Few(self.train, ratio, self.seed, rest=True)
+        return Joined((few, Grown(few, rest, self._seeded, self.scale.growth_steps)))
+
+    @property
+    def _seeded(self) -> PurifyConfig:
+        return dataclasses.replace(self.scale.purify, seed=self.seed)
 
     def _model(self, data: Step, name: str, kld: float | None) -> Model:
         stage = self.scale.purify.stage1 if name == "stage1" else self.scale.purify.stage2

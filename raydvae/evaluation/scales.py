@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from raydvae.attacks.configs import (
     ARConfig,
@@ -49,8 +49,9 @@ class Scale:
     classifier: ClassifyConfig
     attacks: Mapping[str, AttackConfig]
     larger: Mapping[str, AttackConfig]
-    recipe_epochs: Mapping[str, int]
+    recipe_epochs: Mapping[str, int] = field(default_factory=dict)
     lfu_epochs: int = 20
+    growth_steps: int = 2000
     rows: int = 0
     test_rows: int = 0
     usual: tuple[str, ...] = tuple(ATTACKS)
@@ -117,8 +118,8 @@ def _digits() -> Scale:
         classifier=_classifier("tiny", TrainConfig(epochs=10, batch_size=32, lr=0.05), padding=0, flip=False),
         attacks=attacks,
         larger=_doubled(attacks),
-        recipe_epochs={},
         lfu_epochs=200,
+        growth_steps=400,
         usual=CHEAP,
     )
 
@@ -144,8 +145,8 @@ def _images(num_classes: int, image_size: int) -> Scale:
         classifier=_classifier("small", TrainConfig(epochs=20, batch_size=64, lr=0.05), padding=4, flip=True),
         attacks=attacks,
         larger=_doubled(attacks),
-        recipe_epochs={},
         lfu_epochs=100,
+        growth_steps=600,
         rows=200,
         test_rows=200,
         usual=CHEAP,
