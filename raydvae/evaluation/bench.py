@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from raydvae.config import DataConfig, TrainConfig
 from raydvae.data.dataset import Classes, Dataset, find_classes, open_dataset
 from raydvae.data.manifest import Run, check_rejected, versions
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, UnitWork, Watch, apply_to_units
-from raydvae.evaluation.steps import Model, Result, Source, Step
+from raydvae.evaluation.steps import Result, Source, Step
 from raydvae.training.loop import resolve_slices
+
+if TYPE_CHECKING:
+    from raydvae.evaluation.purifying import Model
 
 STEPS, RECORD, SPENT = "steps", "_raydvae/step.json", "_raydvae/spent.json"
 
@@ -21,7 +24,8 @@ STEPS, RECORD, SPENT = "steps", "_raydvae/step.json", "_raydvae/spent.json"
 class Bench:
     """Does steps on an engine, inputs first, and keeps what came of each in ``out``.
 
-    ``image_size`` and ``data`` are how all images are read. ``done`` are the keys of the steps that this bench did.
+    ``image_size`` and ``data`` are how all images are read. ``given`` are data sets that are open already, by their
+    step's key; ``done`` the keys of the steps that this bench did.
     """
 
     def __init__(
@@ -33,11 +37,14 @@ class Bench:
         engine: Engine,
         watch: Watch | None = None,
         say: Callable[[str], None] = lambda _: None,
+        given: Mapping[str, Dataset] | None = None,
+        classes: Classes | None = None,
     ) -> None:
         self.out, self.source, self.image_size, self.data = out, source, image_size, data
         self.engine, self.watch, self.say = engine, watch or Silent(), say
+        self.given = dict(given or {})
         self.done: list[str] = []
-        self._classes: Classes | None = None
+        self._classes = classes
 
     @property
     def classes(self) -> Classes:
@@ -54,6 +61,8 @@ class Bench:
     def dataset(self, step: Step, unit_rows: int | None = None) -> Dataset:
         """Return the data set that a step made, to be read in units of ``unit_rows`` if they are given."""
         data = dataclasses.replace(self.data, unit_rows=unit_rows) if unit_rows else self.data
+        if step.key in self.given:
+            return dataclasses.replace(self.given[step.key], data=data)
         split = step.split if isinstance(step, Source) and not step.copied else None
         store = step.folder(self)
         return open_dataset(store.uri, data, store.options, split=split)

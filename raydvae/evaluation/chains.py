@@ -9,19 +9,9 @@ from raydvae.config import PurifyConfig
 from raydvae.defenses.configs import BDRConfig, DefenseConfig, GrayConfig, JPEGConfig, LFUConfig
 from raydvae.errors import ConfigError
 from raydvae.evaluation.partial import Detected, Few, Grown, Joined, Mended
+from raydvae.evaluation.purifying import Model, Purified, Reconstructed, Subtracted, Twice
 from raydvae.evaluation.scales import Scale
-from raydvae.evaluation.steps import (
-    Classified,
-    Defended,
-    Model,
-    Poisoned,
-    Purified,
-    Reconstructed,
-    Source,
-    Step,
-    Subtracted,
-    Twice,
-)
+from raydvae.evaluation.steps import Classified, Defended, Poisoned, Source, Step
 
 OUR_RULE = "shortcut"
 ISS = ("bdr", "gray", "jpeg")
@@ -123,7 +113,4 @@ class Chains:
         return dataclasses.replace(self.scale.purify, seed=self.seed)
 
     def _model(self, data: Step, name: str, kld: float | None) -> Model:
-        stage = self.scale.purify.stage1 if name == "stage1" else self.scale.purify.stage2
-        if kld is not None:
-            stage = dataclasses.replace(stage, loss=dataclasses.replace(stage.loss, kld_target=kld))
-        return Model(data, name, stage, self.seed)
+        return Model.of(data, name, self.scale.purify, self.seed, kld)

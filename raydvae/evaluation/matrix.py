@@ -7,13 +7,15 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from raydvae.errors import ConfigError
-from raydvae.evaluation.bench import Bench
 from raydvae.evaluation.chains import Chains
 from raydvae.evaluation.scales import Scale
 from raydvae.evaluation.steps import Source, Step
+
+if TYPE_CHECKING:
+    from raydvae.evaluation.bench import Bench
 
 
 @dataclass(frozen=True, slots=True)

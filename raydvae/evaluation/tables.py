@@ -6,7 +6,8 @@ from raydvae.defenses.configs import JPEGConfig
 from raydvae.errors import ConfigError
 from raydvae.evaluation.chains import CLASSIFIERS, OUR_RULE, Chains
 from raydvae.evaluation.matrix import Measure, Table
-from raydvae.evaluation.steps import Compared, Defended, Rebuilt, Reconstructed, Scored, Step
+from raydvae.evaluation.purifying import Rebuilt, Reconstructed, Subtracted
+from raydvae.evaluation.steps import Compared, Defended, Scored, Step
 
 ALL = ("ntga", "em", "tap", "rem", "sep", "lsp", "ar", "ops")
 DISENTANGLED = ("em", "rem", "ntga", "lsp", "ar", "ops")
@@ -58,7 +59,7 @@ def _time(chains: Chains, row: str, column: str) -> Measure | None:
     p3 = chains.purified(p0)
     parts: dict[str, tuple[Step, ...]]
     if row == "ours":
-        assert hasattr(p3.data, "model")
+        assert isinstance(p3.data, Subtracted)
         parts = {
             "d-vae": (p3.data.model, p3.model),
             "inference": (p3.data, p3),
