@@ -72,7 +72,7 @@ def parse_flags(blob: bytes, uri: str, data: Dataset) -> Flags:
     for ids, flags in _batches(file):
         for row_id, flag in zip(ids, flags, strict=True):
             name, row = split_id(row_id or "")
-            if name not in there or row >= len(there[name]) or not there[name][row]:
+            if name not in there or not 0 <= row < len(there[name]) or not there[name][row]:
                 raise DataError(
                     f"{uri} names row {row_id!r}, which {data.store.uri} does not have or which was named before. "
                     "Give the flags of this data set; `raydvae detect` makes them."
