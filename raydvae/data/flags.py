@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import parquet_bytes
 from raydvae.data.selection import Marked, split_id
-from raydvae.data.store import Options, Store
+from raydvae.data.store import Options, Store, absolute
 from raydvae.errors import DataError
 
 SOURCE = b"raydvae.flags.source"
@@ -52,8 +52,8 @@ def flags_table(columns: dict[str, Any], data: Dataset) -> bytes:
 
 def read_flags(uri: str, data: Dataset, options: Options | None = None) -> Flags:
     """Read the flags of ``data``; `DataError` where they are of other data, name unknown rows, or flag none."""
-    folder, sign, name = uri.rpartition("/")
-    store = Store(folder if sign else ".", options)
+    folder, name = absolute(uri).rsplit("/", 1)
+    store = Store(folder or "/", options)
     if not store.is_file(name):
         raise DataError(f"There are no flags at {uri}; `raydvae detect` makes them.")
     return parse_flags(store.read(name), uri, data)
