@@ -73,6 +73,7 @@ class Detect:
         from raydvae.data.store import Store, absolute
         from raydvae.detection.detecting import detect
         from raydvae.distributed.engine import RayEngine
+        from raydvae.reports.detection import write_page
 
         options, limits = storage_options(self.storage_option), config.purify.data
         data = open_dataset(self.source, limits, options, split="train")
@@ -84,8 +85,10 @@ class Detect:
         work = self.work or f"{absolute(self.out).removesuffix('.parquet')}.work"
         with RayEngine(workers, self.address, fewest, self.wait) as engine:
             found = detect(data, classes, Run(Store(work, options)), config, engine, Progress())
-        Store(folder, options).write(name, found.flags)
-        finish(result(found), self.json, described(found, self.out))
+        store = Store(folder, options)
+        page = write_page(found, data, classes, store, f"{name.removesuffix('.parquet')}.html")
+        store.write(name, found.flags)
+        finish(result(found) | {"out": self.out, "report": page}, self.json, described(found, self.out, page))
 
     def settings(self) -> DetectConfig:
         """Return the preset with the flags on top."""
@@ -119,7 +122,7 @@ def result(found: Any) -> dict[str, Any]:
     }
 
 
-def described(found: Any, out: str) -> str:
+def described(found: Any, out: str, page: str) -> str:
     """Return the closing words of a detection."""
     flagged = int(found.judged.flagged.sum())
-    return f"Verdict: {found.judged.verdict}.\n{flagged} of {found.rows} rows are flagged: {out}"
+    return f"Verdict: {found.judged.verdict}.\n{flagged} of {found.rows} rows are flagged: {out}\nReport: {page}"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import parquet_bytes
 from raydvae.data.selection import Marked, split_id
-from raydvae.data.store import Options, Store
+from raydvae.data.store import Options, Store, absolute
 from raydvae.errors import DataError
 
 SOURCE = b"raydvae.flags.source"
@@ -52,8 +52,8 @@ def flags_table(columns: dict[str, Any], data: Dataset) -> bytes:
 
 def read_flags(uri: str, data: Dataset, options: Options | None = None) -> Flags:
     """Read the flags of ``data``; `DataError` where they are of other data, name unknown rows, or flag none."""
-    folder, sign, name = uri.rpartition("/")
-    store = Store(folder if sign else ".", options)
+    folder, name = absolute(uri).rsplit("/", 1)
+    store = Store(folder or "/", options)
     if not store.is_file(name):
         raise DataError(f"There are no flags at {uri}; `raydvae detect` makes them.")
     return parse_flags(store.read(name), uri, data)
@@ -72,7 +72,7 @@ def parse_flags(blob: bytes, uri: str, data: Dataset) -> Flags:
     for ids, flags in _batches(file):
         for row_id, flag in zip(ids, flags, strict=True):
             name, row = split_id(row_id or "")
-            if name not in there or row >= len(there[name]) or not there[name][row]:
+            if name not in there or not 0 <= row < len(there[name]) or not there[name][row]:
                 raise DataError(
                     f"{uri} names row {row_id!r}, which {data.store.uri} does not have or which was named before. "
                     "Give the flags of this data set; `raydvae detect` makes them."

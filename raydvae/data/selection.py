@@ -69,7 +69,7 @@ class Marked:
     def _has(self, row_id: str) -> bool:
         file, row = split_id(row_id)
         bits, (byte, bit) = self.bits.get(file, b""), divmod(row, 8)
-        return byte < len(bits) and bool(bits[byte] >> (7 - bit) & 1)
+        return 0 <= byte < len(bits) and bool(bits[byte] >> (7 - bit) & 1)
 
 
 Choice = Selection | Marked

@@ -3,7 +3,9 @@
     stage1   train a D-VAE with a small KLD target on all rows, poisoned or not
     added    P_hat = x + p_hat: the estimate carries what poison there is to every image, clean ones too
     judge    train a classifier on P_hat: it learns the perturbations, which are easier than what images show
-    score    ask it about the images as they came: it knows those that bring the perturbation with them
+    score    ask it about the images as they came: it knows those that bring the perturbation with them; and keep what
+             the D-VAE could not explain of each image
+    trials   of rows that stand out (ours): does what they teach carry over to the others?
 
 Every step leaves its result in the work folder and is skipped when it is there, so the same call resumes.
 """
@@ -16,16 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raydvae.config import to_dict
 from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.flags import flags_table
 from raydvae.data.manifest import Run, check_rejected
-from raydvae.detection.configs import DetectConfig
-from raydvae.detection.passes import ADDED, JUDGE, SCORES, AddPass, ScorePass
-from raydvae.detection.rules import RULES, Judged
+from raydvae.detection.configs import DetectConfig, Rule
+from raydvae.detection.passes import ADDED, JUDGE, STAGE, AddPass, ScorePass
+from raydvae.detection.rules import Judged, paper, shortcut
+from raydvae.detection.trial import Trial, run_trial
 from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
 from raydvae.purify.algorithm import trained, training
 from raydvae.seeds import derive
@@ -33,13 +36,16 @@ from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import ClassifierTask
 
-STAGE = "stage1"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detection:
-    """What was found: ``judged`` by row, in the order of ``table``'s row_id and label, and the flags as a file."""
+    """What was found of ``rows`` rows, of which ``rejected`` cannot be used.
 
+    ``table`` has row_id, label and all evidence on the others; ``judged`` is in its order; ``flags`` is the parquet
+    file that `raydvae.data.flags.read_flags` reads.
+    """
+
+    rule: Rule
     rows: int
     rejected: int
     judged: Judged
@@ -56,7 +62,7 @@ def detect(
     engine: Engine,
     watch: Watch | None = None,
 ) -> Detection:
-    """Find out which rows of ``data`` are unlearnable, or go on with that; models and scores are kept in ``run``."""
+    """Find out which rows of ``data`` are unlearnable, or go on with that; models and answers are kept in ``run``."""
     started = time.monotonic()
     with held(run, watch or Silent()) as watch:
         config = settled(config, run, engine)
@@ -66,13 +72,14 @@ def detect(
             _prepare(data, classes, run, config, engine, watch)
             apply_to_units(engine, run, work, data, watch)
         run.home.delete("work")
-        records = run.records(work.name)
-        rejected = sum(record["rows_rejected"] for record in records)
+        rejected = sum(record["rows_rejected"] for record in run.records(work.name))
         check_rejected(rejected, data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")
-        table = pa.concat_tables(
-            pq.read_table(pa.BufferReader(run.home.read(f"{SCORES}/{record['unit']}.parquet"))) for record in records
-        )
-    judged = RULES[config.rule](table, classes.count)
+        table = work.answers()
+
+        def attempt(name: str, suspects: npt.NDArray[np.bool_]) -> Trial:
+            return run_trial(name, table, suspects, data, classes, run, config, engine, watch)
+
+        judged = paper(table) if config.rule == "paper" else shortcut(table, attempt)
     columns = {
         "row_id": table["row_id"],
         "label": table["label"],
@@ -80,6 +87,7 @@ def detect(
         "flagged": judged.flagged,
     }
     return Detection(
+        rule=config.rule,
         rows=data.rows,
         rejected=rejected,
         judged=judged,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -33,19 +33,18 @@ class Detected(Step):
     def run(self, bench: Bench) -> Result:
         """See `Step.run`."""
         from raydvae.data.manifest import Run
-        from raydvae.detection.configs import DetectConfig
+        from raydvae.detection.configs import DetectConfig, Rule
         from raydvae.detection.detecting import detect
-        from raydvae.detection.rules import RULES
 
         home, data, out = bench.home(self), bench.dataset(self.data), dict[str, float]()
         truth = _truth(bench.home(self.data))
-        for rule in RULES:
-            config = DetectConfig(rule=rule, purify=self.config, classifier=self.classifier)  # type: ignore[arg-type]
+        for rule in get_args(Rule):
+            config = DetectConfig(rule=rule, purify=self.config, classifier=self.classifier)
             found = detect(data, bench.classes, Run(home), config, bench.engine, bench.watch)
             ids = found.table["row_id"].to_pylist()
             flagged = found.judged.flagged
             out |= {f"{rule} {name}": value for name, value in scores(flagged, [truth[i] for i in ids]).items()}
-            out[f"{rule} share"] = found.judged.share
+            out |= {f"{rule} share": found.judged.share, f"{rule} flagged": int(flagged.sum())}
             if rule == self.rule:
                 home.write(FLAGS, found.flags)
         return out
@@ -59,11 +58,14 @@ class Mended(Step):
     detected: Detected
 
     def run(self, bench: Bench) -> Result:
-        """See `Step.run`."""
+        """See `Step.run`; where no row is flagged, all go through as they are."""
         from raydvae.data.flags import read_flags
+        from raydvae.evaluation.parts import join
         from raydvae.purify.algorithm import purify
 
         data = bench.dataset(self.data)
+        if not bench.result(self.detected)[f"{self.detected.rule} flagged"]:
+            return {"rows": join([data], bench.home(self)), "rows_flagged": 0}
         flags = read_flags(f"{bench.home(self.detected).uri}/{FLAGS}", data, bench.out.options)
         config = self.detected.config
         summary = purify(data, bench.classes, bench.home(self), config, bench.engine, bench.watch, flags=flags)

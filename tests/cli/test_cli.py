@@ -33,7 +33,11 @@ FLAGS = {
     "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
-    "--address --dry-run --memory-gib --models --train-rows --tune --until --wait",
+    "--address --dry-run --memory-gib --models --only-flagged --train-rows --tune --until --wait",
+    "detect": "--address --batch --classes --epochs --image-size --json --model --model-batch --model-epochs --model-lr "
+    "--no-flip --out --preset --rule --seed --storage-option --wait --width --work --workers",
+    "grow": "--address --batch --classes --image-size --json --kld --preset --seed --steps --storage-option --wait --width "
+    "--workers",
     "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
     "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers --objective "
     "--test --sweep --kld1 --kld2 --model --model-epochs --model-batch --model-lr --no-flip",
@@ -76,6 +80,10 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--kld1", "1"], 2, "setting of the models"),
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--tune"], 2, "give one of them"),
         (["purify", "IN", "OUT", "--memory-gib", "0"], 2, "positive number"),
+        (["purify", "IN", "OUT", "--only-flagged", "NOWHERE"], 3, "There are no flags at"),
+        (["purify", "IN", "OUT", "--only-flagged", "NOWHERE", "--tune"], 2, "give one of them"),
+        (["detect", "IN", "--out", "flags.csv"], 2, "ends in .parquet"),
+        (["grow", "IN", "IN", "OUT", "--steps", "0"], 2, "at least one"),
         (["purify", "IN", "OUT", "--address", "http://127.0.0.1:9"], 2, "did not take the job"),
         (["tune", "IN", "--out", "OUT", "--stage1-psnr", "22:20"], 2, "smaller one first"),
         (["tune", "IN", "--out", "OUT", "--stage1-psnr", "20:20"], 2, "smaller one first"),
