@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from raydvae.config import ClassifyConfig, PurifyConfig
 from raydvae.data.selection import select
+from raydvae.errors import ConfigError
 from raydvae.evaluation.steps import Poisoned, Result, Step
 from raydvae.seeds import derive
 
@@ -88,7 +89,13 @@ class Few(Step):
 
         data = bench.dataset(self.data)
         chosen = select(rows_of(data, bench.classes), self.ratio, derive(self.seed, "few"), stratified=True)
-        return {"rows": keep(data, bench.classes, chosen, self.rest, bench.home(self))}
+        rows = keep(data, bench.classes, chosen, self.rest, bench.home(self))
+        if not rows:
+            raise ConfigError(
+                f"A share of {self.ratio:g} of the {data.rows} rows is not one row of any class; take more rows, "
+                "or leave this row of the table out."
+            )
+        return {"rows": rows}
 
 
 @dataclass(frozen=True)

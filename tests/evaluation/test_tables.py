@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,22 @@ from typing import Any
 import pytest
 
 from raydvae.cli.main import run
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.dataset import Dataset, find_classes, open_dataset
+from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import InProcess, Silent
+from raydvae.errors import ConfigError
 from raydvae.evaluation import making
 from raydvae.evaluation.bench import Bench
 from raydvae.evaluation.cards import summed
 from raydvae.evaluation.chains import Chains
 from raydvae.evaluation.making import make_table, plan
 from raydvae.evaluation.matrix import shared
+from raydvae.evaluation.passes import AddEstimate
 from raydvae.evaluation.steps import Source
 from raydvae.evaluation.tables import TABLES
 from raydvae.purify.algorithm import purify
-from raydvae.reports.tables import write_tables
+from raydvae.reports.tables import DIGITS, write_tables
 from tests.evaluation.tiny import tiny
 
 ONE_ROW = {"8": ("lsp 0.4", "lsp 0.08"), "9": ("lsp 0.4",), "16": (), "fig6": ("lsp", "lsp larger")}
@@ -44,7 +48,9 @@ def files(folder: Store) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_row_of_every_table(name: str, out: Store) -> None:
+def test_a_row_of_every_table(name: str, out: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "8":  # a share of 8 % is one row of each class
+        monkeypatch.setattr(making, "subset", lambda *_: tiny(rows=13))
     planned = plan(name, "digits", "subset", rows=ONE_ROW.get(name, ("lsp",)))
     cards, _ = make_table(planned, out, InProcess(), Silent())
     assert len(cards) == len(planned.cells)
@@ -54,7 +60,7 @@ def test_a_row_of_every_table(name: str, out: Store) -> None:
     assert "<script" not in page
     for card in cards:
         if card["paper"] is not None:
-            assert f"{card['paper']:.1f}" in page
+            assert f"{card['paper']:.{DIGITS[card['unit']]}f}" in page
     again = make_table(planned, out, InProcess(), Silent())
     assert again[0] == cards
     assert not again[1].done, "nothing is done twice"
@@ -152,6 +158,21 @@ def test_wrong_calls_end_with_a_message(
     assert run(["table", "2", "--data", "digits", "--columns", "magic", *out]) == 2
     assert "'magic' among the columns" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_too_few_rows_to_grow_a_poison_from(tmp_path: Path) -> None:
+    planned = plan("8", "digits", "subset", rows=("lsp 0.01",))
+    with pytest.raises(ConfigError, match=r"0\.01 of the 60 rows"):
+        make_table(planned, Store(str(tmp_path)), InProcess(), Silent())
+
+
+def test_a_pass_travels_without_its_model(digits_data: Dataset, tmp_path: Path) -> None:
+    run, config = Run(Store(str(tmp_path))), tiny().purify
+    made = (config, config.stage1.model, Store(str(tmp_path)))
+    work = AddEstimate("rebuild", run, digits_data, find_classes(digits_data), *made, clean=digits_data)
+    there = pickle.loads(pickle.dumps(work))
+    assert there.clean.files == digits_data.files
+    assert there.inference is None
 
 
 def test_the_command_ends_with_its_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from raydvae.config import StageConfig, TrainConfig
 from raydvae.evaluation.scales import Scale, subset
 
 
-def tiny(epochs: int = 1) -> Scale:
+def tiny(epochs: int = 1, rows: int = 6) -> Scale:
     base = subset(True, 10, 0)
 
     def shrink(stage: StageConfig) -> StageConfig:
@@ -21,7 +21,7 @@ def tiny(epochs: int = 1) -> Scale:
         base,
         purify=dataclasses.replace(base.purify, **stages),
         classifier=dataclasses.replace(base.classifier, train=learned),
-        rows=6,
+        rows=rows,
         test_rows=6,
         usual=("lsp",),
         lfu_epochs=1,
