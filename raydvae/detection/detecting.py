@@ -26,7 +26,7 @@ from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.flags import flags_table
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.detection.configs import DetectConfig, Rule
-from raydvae.detection.passes import ADDED, JUDGE, STAGE, AddPass, ScorePass
+from raydvae.detection.passes import ADDED, JUDGE, STAGE, AddPass, ScorePass, early_epoch
 from raydvae.detection.rules import Judged, paper, shortcut
 from raydvae.detection.trial import Trial, run_trial
 from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
@@ -124,6 +124,7 @@ def judge(p_hat: Dataset, classes: Classes, run: Run, config: DetectConfig) -> T
         config=chosen.train,
         seed=derive(config.purify.seed, JUDGE),
         store=run.home.sub(JUDGE),
+        keep=(early_epoch(config),),
     )
 
 

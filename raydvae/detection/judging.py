@@ -12,7 +12,7 @@ from torch import nn
 from raydvae.data.codecs import Array
 from raydvae.data.store import Store
 from raydvae.models.classifiers import build_classifier
-from raydvae.training.checkpoint import load_model
+from raydvae.training.checkpoint import MODEL, load_model
 from raydvae.training.feed import to_float
 
 Floats = npt.NDArray[np.float32]
@@ -27,10 +27,12 @@ class Judge:
     batch: int
 
     @classmethod
-    def load(cls, store: Store, name: str, num_classes: int, device: torch.device, batch: int) -> Judge:
-        """Return the classifier called ``name`` whose finished training lies in ``store``."""
+    def load(
+        cls, store: Store, name: str, num_classes: int, device: torch.device, batch: int, weights: str = MODEL
+    ) -> Judge:
+        """Return the classifier called ``name`` whose finished training lies in ``store``, or ``weights`` it kept."""
         model = build_classifier(name, num_classes)
-        model.load_state_dict(load_model(store)[0])
+        model.load_state_dict(load_model(store, name=weights)[0])
         return cls(model.eval().to(device).to(memory_format=torch.channels_last), device, batch)
 
     @torch.no_grad()

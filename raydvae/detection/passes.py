@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ADDED = "work/added"
 STAGE, JUDGE, SCORE = "stage1", "judge", "score"
 SIDES = ("suspects", "others")
+EARLY = 0.1  # share of the judge's training by which shortcuts are learned and little else
 
 
 class AddPass(Pass):
@@ -74,12 +75,12 @@ class AskPass:
         size = self.config.purify.image_size
         return decode_rows(self.data, unit, self.data.read(unit), self.classes, size)
 
-    def judge(self, folder: str, device: torch.device) -> Judge:
-        """Return the classifier whose finished training lies in ``folder``."""
+    def judge(self, folder: str, device: torch.device, *weights: str) -> Judge:
+        """Return the classifier whose finished training lies in ``folder``, or ``weights`` that were kept of it."""
         from raydvae.detection.judging import Judge
 
         chosen, batch = self.config.classifier.model, self.config.purify.pass_batch
-        return Judge.load(self.run.home.sub(folder), chosen, self.classes.count, device, batch)
+        return Judge.load(self.run.home.sub(folder), chosen, self.classes.count, device, batch, *weights)
 
     def commit(self, rows: Rows, result: dict[str, Any]) -> dict[str, Any]:
         """Write the unit's answers and its rejected rows, then the record that makes them count."""
@@ -113,18 +114,19 @@ class ScorePass(AskPass):
 
         purify = self.config.purify
         inference = Inference.load(self.run.home.sub(STAGE), purify.stage1.model, purify, device)
-        self.models = inference, self.judge(JUDGE, device)
+        early = f"kept/epoch-{early_epoch(self.config) + 1:06d}.safetensors"
+        self.models = inference, self.judge(JUDGE, device), self.judge(JUDGE, device, early)
 
     def compute(self, rows: Rows) -> dict[str, Any]:
         """Return columns of the rows.
 
         ``residual`` and ``peak`` are the mean square and the largest value of x - x_hat, on the scale of [0, 1];
-        ``log_p`` the log probability of the label, ``margin`` its lead over the best other class in nats, and
-        ``without`` the same lead once p_hat is taken off.
+        ``log_p`` the log probability of the label, ``margin`` its lead over the best other class in nats, ``early`` the
+        lead after a tenth of the training, and ``without`` the lead once p_hat is taken off.
         """
         from raydvae.detection.judging import margins
 
-        inference, judge = self.models
+        inference, judge, early = self.models
         x_hat, p_hat = inference.disentangled(rows)
         left = rows.images.astype(np.float32) / 255 - x_hat
         log_p = judge.log_p(rows.images)
@@ -134,6 +136,7 @@ class ScorePass(AskPass):
             "peak": np.abs(left).max(axis=(1, 2, 3), initial=0),
             "log_p": log_p[np.arange(len(log_p)), rows.labels],
             "margin": margins(log_p, rows.labels),
+            "early": margins(early.log_p(rows.images), rows.labels),
             "without": margins(without, rows.labels),
         }
 
@@ -157,6 +160,11 @@ class TrialPass(AskPass):
             asked = half != trained
             out[side][asked] = margins(judge.log_p(rows.images[asked]), rows.labels[asked])
         return out
+
+
+def early_epoch(config: DetectConfig) -> int:
+    """Return the epoch, counted from 0, after which a tenth of the judge's training is done."""
+    return max(0, round(EARLY * config.classifier.train.epochs) - 1)
 
 
 def halves(row_ids: Sequence[str], seed: int) -> npt.NDArray[np.int64]:

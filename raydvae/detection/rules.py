@@ -17,6 +17,7 @@ Mask = npt.NDArray[np.bool_]
 Attempt = Callable[[str, Mask], Trial]
 SEPARATION = 2.0  # Ashman's D from which two components have a valley between them
 GAIN = 0.02  # nats a row that two components must explain better than one
+COLUMNS = ("residual", "peak", "margin", "early", "without")
 LEAST = 0.005  # share of the rows that either component must have
 MOST_TRIALS = 3
 
@@ -103,10 +104,11 @@ def shortcut(table: pa.Table, attempt: Attempt) -> Judged:
 
 def evidence_of(table: pa.Table) -> list[tuple[str, str, Floats]]:
     """Return name, meaning and values of each kind of evidence."""
-    column = {name: table[name].to_numpy().astype(np.float64) for name in ("residual", "peak", "margin", "without")}
+    column = {name: table[name].to_numpy().astype(np.float64) for name in COLUMNS}
     return [
         ("residual", "log of the mean square of x − x̂", np.log(column["residual"] + 1e-8)),
         ("peak", "log of the largest value of |x − x̂|", np.log(column["peak"] + 1e-4)),
         ("margin", "lead of the label in nats, by the classifier trained on x + p̂", column["margin"]),
+        ("early", "the same lead after a tenth of that training", column["early"]),
         ("change", "how much of that lead is lost when p̂ is taken off", column["margin"] - column["without"]),
     ]

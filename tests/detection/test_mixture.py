@@ -18,7 +18,7 @@ def drawn(share: float, distance: float, wider: float, seed: int) -> tuple[np.nd
     return np.where(upper, rng.normal(distance, wider, ROWS), rng.normal(0, 1, ROWS)), upper
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.floats(0.05, 0.95), st.floats(6, 12), st.floats(0.5, 1.5), st.integers(0, 1000), st.floats(0.01, 100))
 def test_a_known_mixture_is_found_again(share: float, distance: float, wider: float, seed: int, scale: float) -> None:
     x, upper = drawn(share, distance, wider, seed)
@@ -32,7 +32,7 @@ def test_a_known_mixture_is_found_again(share: float, distance: float, wider: fl
     assert found.separation > 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.1, 0.9), st.floats(1, 8), st.floats(0.2, 4), st.integers(0, 1000))
 def test_the_posterior_is_a_probability_that_never_falls(
     share: float, distance: float, wider: float, seed: int

@@ -22,11 +22,11 @@ def table(share: float, seed: int, distance: float = 8.0) -> tuple[pa.Table, np.
     poisoned = rng.random(ROWS) < share
     residual = np.exp(rng.normal(-9, 0.3, ROWS) + 0.3 * distance * poisoned)
     columns = {"residual": residual, "peak": np.exp(rng.normal(-1, 0.3, ROWS))}
-    columns |= {name: rng.normal(0, 1, ROWS) for name in ("margin", "without", "log_p")}
+    columns |= {name: rng.normal(0, 1, ROWS) for name in ("margin", "early", "without", "log_p")}
     return pa.table(columns), poisoned
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.floats(0.1, 0.9), st.integers(0, 1000))
 def test_rows_that_stand_out_and_fail_the_trial_are_flagged(share: float, seed: int) -> None:
     rows, poisoned = table(share, seed)
@@ -52,7 +52,7 @@ def test_rows_that_stand_out_but_teach_what_others_do_are_clean(trial: Trial) ->
     assert asked[0] == ("residual", pytest.approx(poisoned.mean(), abs=0.01))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0.0, 1.0]))
 def test_where_nothing_stands_out_nothing_is_tried(seed: int, share: float) -> None:
     def attempt(name: str, suspects: np.ndarray) -> Trial:
@@ -62,7 +62,7 @@ def test_where_nothing_stands_out_nothing_is_tried(seed: int, share: float) -> N
 
 
 def test_rows_that_are_all_the_same_are_clean() -> None:
-    same = pa.table({name: np.ones(9) for name in ("residual", "peak", "margin", "without", "log_p")})
+    same = pa.table({name: np.ones(9) for name in ("residual", "peak", "margin", "early", "without", "log_p")})
     assert shortcut(same, lambda name, suspects: SHORTCUT).verdict == "clean"
 
 
