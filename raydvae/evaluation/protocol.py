@@ -19,7 +19,7 @@ from raydvae.training.feed import ImageSet, to_float
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.stream import Source, ahead
-from raydvae.training.tasks import ClassifierTask
+from raydvae.training.tasks import ClassifierTask, center_crop
 
 EVALUATION_BATCH = 256
 
@@ -52,7 +52,7 @@ def classify(
     slices = resolve_slices(config.train, engine.workers, engine.device)
     job = TrainJob(
         name="classifier",
-        task=recipe(config.model, classes.count, config.crop_padding, config.flip),
+        task=recipe.of(config, classes.count),
         data=train,
         classes=classes,
         image_size=image_size,
@@ -65,9 +65,23 @@ def classify(
     model = build_classifier(config.model, classes.count)
     model.load_state_dict(load_model(store, job.about)[0])
     model = model.eval().to(engine.device).to(memory_format=torch.channels_last)
+    if config.crop == "resized":
+        model = _CenterCropped(model)
     on_test = accuracy(model, Source(test, classes, image_size), engine.device)
     on_train = accuracy(model, Source(train, classes, image_size), engine.device)
     return Accuracy(on_test, on_train, time.monotonic() - started)
+
+
+class _CenterCropped(torch.nn.Module):
+    """A classifier that is shown the middle of each image."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(center_crop(x))
+        return logits
 
 
 def accuracy(model: torch.nn.Module, source: Source, device: torch.device) -> float:
