@@ -13,13 +13,13 @@ from raydvae.data.dataset import Classes, Dataset
 from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch
-from raydvae.models.classifiers import build_classifier, predict
+from raydvae.models.classifiers import build_classifier, check_side, predict
 from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import ImageSet, to_float
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.stream import Source, ahead
-from raydvae.training.tasks import ClassifierTask, center_crop
+from raydvae.training.tasks import ClassifierTask, center_crop, view_side
 
 EVALUATION_BATCH = 256
 
@@ -46,9 +46,10 @@ def classify(
 ) -> Accuracy:
     """Train a classifier on ``train`` and return its accuracies; its state and weights go to ``store``.
 
-    ``recipe`` is how it is trained; the defenses have some of their own.
+    ``recipe`` is how it is trained; the defenses have some of their own. Raises `ConfigError` for too small images.
     """
     started = time.monotonic()
+    check_side(config.model, view_side(image_size) if config.crop == "resized" else image_size)
     slices = resolve_slices(config.train, engine.workers, engine.device)
     job = TrainJob(
         name="classifier",

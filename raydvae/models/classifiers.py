@@ -167,6 +167,19 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
+# Halvings without padding leave nothing of smaller images.
+SMALLEST = {"densenet121": 8, "densenet121-224": 32}
+
+
+def check_side(name: str, side: int) -> None:
+    """Raise `ConfigError` if images of ``side`` pixels are too small for classifier ``name``."""
+    if side < SMALLEST.get(name, 1):
+        raise ConfigError(
+            f"The classifier {name} is given images of {side} px and needs {SMALLEST[name]}; give larger ones "
+            "(--image-size), or another --model."
+        )
+
+
 def build_classifier(name: str, num_classes: int) -> nn.Module:
     """Return a new classifier called ``name``; `ConfigError` lists the names there are."""
     if name not in CLASSIFIERS:

@@ -9,7 +9,14 @@ import torch
 
 from raydvae.config import ClassifierName, TrainConfig
 from raydvae.errors import ConfigError
-from raydvae.models.classifiers import CLASSIFIERS, SeededDropout, build_classifier, seed_dropout
+from raydvae.models.classifiers import (
+    CLASSIFIERS,
+    SMALLEST,
+    SeededDropout,
+    build_classifier,
+    check_side,
+    seed_dropout,
+)
 from raydvae.training.feed import ImageSet
 from raydvae.training.loop import train
 from raydvae.training.tasks import ClassifierTask
@@ -80,3 +87,11 @@ def test_dropout_is_drawn_from_the_generator_it_is_given() -> None:
     assert set(outs[0].tolist()) == {0.0, 1.25} and outs[0].mean() == pytest.approx(1, abs=0.05)
     assert torch.equal(dropout.eval()(x), x)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "side"), SMALLEST.items())
+def test_too_small_images_are_refused(name: str, side: int) -> None:
+    check_side(name, side)
+    assert build_classifier(name, 3).eval()(torch.rand(1, 3, side, side)).shape == (1, 3)
+    with pytest.raises(ConfigError, match=f"images of {side - 1} px and needs {side}"):
+        check_side(name, side - 1)
