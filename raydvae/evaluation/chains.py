@@ -6,17 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 
 from raydvae.config import PurifyConfig
-from raydvae.defenses.configs import BDRConfig, DefenseConfig, GrayConfig, JPEGConfig, LFUConfig
+from raydvae.defenses.configs import AEConfig, BDRConfig, DefenseConfig, GrayConfig, JPEGConfig, LFUConfig
 from raydvae.errors import ConfigError
 from raydvae.evaluation.partial import Detected, Few, Grown, Joined, Mended
 from raydvae.evaluation.purifying import Model, Purified, Reconstructed, Subtracted, Twice
 from raydvae.evaluation.scales import Scale
-from raydvae.evaluation.steps import Classified, Defended, Poisoned, Source, Step
+from raydvae.evaluation.steps import Classified, Defended, Diffused, Diffusion, Poisoned, Source, Step
 
+RECIPES = {"at": "at", "aa": "ueraser"}
 OUR_RULE = "shortcut"
 ISS = ("bdr", "gray", "jpeg")
 TRANSFORMS: dict[str, DefenseConfig] = {"bdr": BDRConfig(), "gray": GrayConfig(), "jpeg": JPEGConfig()}
-CLASSIFIERS = {"rn-50": "resnet50", "dn-121": "densenet121", "mn-v2": "mobilenet_v2"}
+CLASSIFIERS = {"rn-50": "resnet50", "dn-121": "densenet121", "mn-v2": "mobilenetv2"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +42,7 @@ class Chains:
 
     def classified(self, data: Step, recipe: str | None = None, model: str | None = None) -> Classified:
         """The scale's classifier, trained on ``data``, or another one or by a recipe."""
-        base = self.scale.classifier
-        epochs = self.scale.recipe_epochs.get(recipe or "", base.train.epochs)
-        config = dataclasses.replace(
-            base, model=model or base.model, seed=self.seed, train=dataclasses.replace(base.train, epochs=epochs)
-        )
+        config = dataclasses.replace(self.scale.classify(model, recipe), seed=self.seed)
         return Classified(data, self.test, config, recipe)
 
     def countermeasure(self, data: Step, name: str) -> tuple[Classified, ...]:
@@ -59,8 +56,11 @@ class Chains:
         if name == "lfu":
             defense = LFUConfig(epochs=self.scale.lfu_epochs, seed=self.seed)
             return (self.classified(Defended(data, defense), recipe="cutmix"),)
-        if name == "at":
-            return (self.classified(data, recipe="at"),)
+        if name in RECIPES:
+            return (self.classified(data, recipe=RECIPES[name]),)
+        if name == "ava":
+            config = dataclasses.replace(self.scale.diffusion, seed=self.seed)
+            return (self.classified(Diffused(data, Diffusion(self.train, config), config.steps, self.seed)),)
         if name == "ours" or name in CLASSIFIERS:
             return (self.classified(self.purified(data), model=CLASSIFIERS.get(name)),)
         raise ConfigError(f"There is no countermeasure {name!r}.")
@@ -76,6 +76,12 @@ class Chains:
     def vae(self, data: Step, kld: float) -> Model:
         """The plain rate-constrained VAE, trained on ``data``."""
         return dataclasses.replace(self._model(data, "stage1", kld), disentangle=False)
+
+    def autoencoded(self, data: Step, share: float) -> Defended:
+        """The reconstruction by an autoencoder without a rate, of a share of the D-VAE's width."""
+        train = self.scale.purify.stage1.train
+        width = self.scale.width(share)
+        return Defended(data, AEConfig(epochs=train.epochs, batch=train.batch_size, width=width, seed=self.seed))
 
     def purified(self, data: Step, kld1: float | None = None, kld2: float | None = None) -> Purified:
         """P3: the whole of Algorithm 1, as `raydvae.purify.algorithm` does it, to the byte."""

@@ -29,6 +29,8 @@ from raydvae.config import (
     imagenet100,
     sized,
 )
+from raydvae.defenses.configs import AvatarConfig
+from raydvae.evaluation.presets import classify_preset
 
 LARGE = 16 / 255
 CHEAP = ("lsp", "ops", "ar", "tap", "em")
@@ -39,8 +41,7 @@ class Scale:
     """Settings of every step of a table.
 
     ``rows`` and ``test_rows`` are how many rows of each class are taken, 0 for all; ``attacks`` and ``larger`` the
-    attacks at the paper's two bounds; ``usual`` the attacks that a table has unless others are asked for;
-    ``recipe_epochs`` the epochs of training recipes that are not trained as long as other classifiers.
+    attacks at the paper's two bounds; ``usual`` the attacks that a table has unless others are asked for.
     """
 
     name: str
@@ -49,12 +50,24 @@ class Scale:
     classifier: ClassifyConfig
     attacks: Mapping[str, AttackConfig]
     larger: Mapping[str, AttackConfig]
-    recipe_epochs: Mapping[str, int] = field(default_factory=dict)
+    diffusion: AvatarConfig = field(default_factory=AvatarConfig)
     lfu_epochs: int = 20
     growth_steps: int = 2000
     rows: int = 0
     test_rows: int = 0
     usual: tuple[str, ...] = tuple(ATTACKS)
+
+    def classify(self, model: str | None, recipe: str | None) -> ClassifyConfig:
+        """Return how a classifier is trained, the usual one or another, as usual or by a recipe."""
+        if self.name == "full":
+            return classify_preset(self.purify.preset, model or self.classifier.model, recipe)
+        # As in the paper, the hardest views count in the first quarter of UEraser's epochs.
+        hard = self.classifier.train.epochs // 4
+        return dataclasses.replace(self.classifier, model=model or self.classifier.model, hard_epochs=hard)
+
+    def width(self, share: float) -> int:
+        """Return a share of the D-VAE's width, as an even number of at least 2."""
+        return max(2, 2 * round(share * self.purify.stage1.model.width / 2))
 
     @property
     def data(self) -> DataConfig:
@@ -66,8 +79,6 @@ def full(table: str, num_classes: int, image_size: int) -> Scale:
     """The paper's settings: of CIFAR-100 for Table 3, of ImageNet for Table 4, else of the data's number of classes."""
     base = imagenet100() if table == "4" else cifar100() if table == "3" or num_classes == 100 else cifar10()
     size = base.image_size if table == "4" else image_size
-    epochs = 60 if base.preset == "cifar10" else 100
-    usual = ClassifyConfig()
     attacks: dict[str, AttackConfig] = {name: kind() for name, (kind, _) in ATTACKS.items()}
     larger: dict[str, AttackConfig] = {
         "em": EMConfig(norm=LARGE),
@@ -80,10 +91,9 @@ def full(table: str, num_classes: int, image_size: int) -> Scale:
         name="full",
         image_size=size,
         purify=sized(base, num_classes, size),
-        classifier=dataclasses.replace(usual, train=dataclasses.replace(usual.train, epochs=epochs), data=base.data),
+        classifier=ClassifyConfig(),
         attacks=attacks,
         larger=larger,
-        recipe_epochs={"at": 100, "ueraser": 200 if base.preset == "cifar10" else 300},
     )
 
 
@@ -120,6 +130,7 @@ def _digits() -> Scale:
         larger=_doubled(attacks),
         lfu_epochs=200,
         growth_steps=400,
+        diffusion=AvatarConfig(width=16, epochs=60, batch=32),
         usual=CHEAP,
     )
 
@@ -147,6 +158,7 @@ def _images(num_classes: int, image_size: int) -> Scale:
         larger=_doubled(attacks),
         lfu_epochs=100,
         growth_steps=600,
+        diffusion=AvatarConfig(width=16, epochs=60, batch=32),
         rows=200,
         test_rows=200,
         usual=CHEAP,

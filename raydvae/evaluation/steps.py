@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from raydvae.attacks.registry import AttackConfig
 from raydvae.config import ClassifyConfig, to_dict
 from raydvae.data.store import Store
-from raydvae.defenses.configs import DefenseConfig
+from raydvae.defenses.configs import AvatarConfig, DefenseConfig
 
 if TYPE_CHECKING:
     from raydvae.evaluation.bench import Bench
@@ -151,11 +151,39 @@ class Defended(Step):
 
     def run(self, bench: Bench) -> Result:
         """See `Step.run`."""
-        from raydvae.data.manifest import Run
-        from raydvae.defenses.defending import defend
+        return transformed(bench, self, self.data, self.defense)
 
-        data, run = bench.dataset(self.data), Run(bench.home(self))
-        return dict(defend(self.defense, data, bench.classes, bench.image_size, run, bench.engine, bench.watch))
+
+@dataclass(frozen=True)
+class Diffusion(Step):
+    """AVATAR's diffusion model, trained on clean rows."""
+
+    data: Step
+    config: AvatarConfig
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        from raydvae.defenses.purifiers import get_model
+
+        data, home = bench.dataset(self.data), bench.home(self)
+        config = dataclasses.replace(self.config, train_on=data.store.uri)
+        get_model(config, data, bench.classes, bench.image_size, home, bench.engine, bench.watch)
+        return {"rows": data.rows}
+
+
+@dataclass(frozen=True)
+class Diffused(Step):
+    """A data set that went through AVATAR."""
+
+    data: Step
+    diffusion: Diffusion
+    steps: int
+    seed: int
+
+    def run(self, bench: Bench) -> Result:
+        """See `Step.run`."""
+        config = AvatarConfig(steps=self.steps, seed=self.seed, model=bench.home(self.diffusion).uri)
+        return transformed(bench, self, self.data, config)
 
 
 @dataclass(frozen=True)
@@ -181,7 +209,7 @@ class Classified(Step):
             data,
             test,
             bench.classes,
-            bench.image_size,
+            self.config.image_size or bench.image_size,
             self.config,
             self.store(bench),
             bench.engine,
@@ -204,8 +232,8 @@ class Scored(Step):
         from raydvae.training.stream import Source as Images
 
         config, device = self.classifier.config, bench.engine.device
-        model = load_classifier(config.model, bench.classes.count, self.classifier.store(bench), device)
-        images = Images(bench.dataset(self.data), bench.classes, bench.image_size)
+        model = load_classifier(config, bench.classes.count, self.classifier.store(bench), device)
+        images = Images(bench.dataset(self.data), bench.classes, config.image_size or bench.image_size)
         return {"accuracy": accuracy(model, images, device)}
 
 
@@ -221,3 +249,12 @@ class Compared(Step):
         from raydvae.evaluation.passes import mean_psnr
 
         return {"psnr": mean_psnr(bench.dataset(self.before), bench.dataset(self.after), bench)}
+
+
+def transformed(bench: Bench, step: Step, source: Step, config: DefenseConfig) -> Result:
+    """Apply a data transform to the data of ``source``, into the folder of ``step``; return the counts of rows."""
+    from raydvae.data.manifest import Run
+    from raydvae.defenses.defending import defend
+
+    data, run = bench.dataset(source), Run(bench.home(step))
+    return dict(defend(config, data, bench.classes, bench.image_size, run, bench.engine, bench.watch))

@@ -223,7 +223,7 @@ def _stage(stage: StageConfig, images: Array, labels: Any, device: torch.device)
     generator = torch.Generator(device).manual_seed(0)
 
     def step() -> object:
-        parts = task.measure(model, x, y, generator)
+        parts = task.measure(model, x, y, generator, 0)
         means = {name: value.detach() for name, value in parts.items()}
         return torch.autograd.grad(task.total(parts, means, 0), list(model.parameters()))
 

@@ -41,9 +41,10 @@ FLAGS = {
     "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
     "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers --objective "
     "--test --sweep --kld1 --kld2 --model --model-epochs --model-batch --model-lr --no-flip",
-    "defend": "--address --depth --epochs --image-size --json --kernel --quality --seed --sigma --storage-option --wait --workers",
+    "defend": "--address --batch --depth --epochs --image-size --json --kernel --kld --model --quality --seed --sigma --steps "
+    "--storage-option --train-on --wait --width --workers",
     "status": "--json --storage-option",
-    "classify": "--address --wait --batch --defense --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
+    "classify": "--address --wait --batch --defense --epochs --hard-epochs --preset --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
     "import-poison": "--clean --json --storage-option",
     "export-poison": "--clean --format --json --storage-option",
@@ -111,6 +112,11 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["defend", "gaussian", "IN", "OUT", "--sigma", "0"], 2, "positive number of pixels"),
         (["defend", "lfu", "IN", "OUT", "--epochs", "0"], 2, "1 or more"),
         (["defend", "gray", "IN", "OUT", "--quality", "10"], 2, "The defense gray has no --quality"),
+        (["defend", "ae", "IN", "OUT", "--train-on", "IN"], 2, "The defense ae has no --train-on"),
+        (["defend", "avatar", "IN", "OUT"], 2, "needs a diffusion model of clean images"),
+        (["defend", "avatar", "IN", "OUT", "--train-on", "IN", "--image-size", "30"], 2, "give --image-size 32"),
+        (["defend", "vae", "IN", "OUT", "--kld", "-1"], 2, "0 or more"),
+        (["classify", "IN", "--test", "IN", "--hard-epochs", "-1"], 2, "0 for none"),
         (["classify", "IN", "--test", "IN", "--defense", "prayer"], 2, "mixup"),
         (["classify", "IN", "--test", "NOWHERE"], 3, "does not exist"),
         (["inspect", "NOWHERE"], 3, "does not exist"),
