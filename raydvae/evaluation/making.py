@@ -55,6 +55,7 @@ def plan(
     table = find_table(name)
     if scale not in ("full", "subset"):
         raise ConfigError(f"There is no scale {scale!r}; choose full or subset.")
+    prints: dict[str, tuple[str, ...]]
     if uri == DIGITS:
         if scale == "full":
             raise ConfigError("scikit-learn's digits have no full scale: the paper has no settings for them.")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from raydvae.cli.purify import Purify, result, sized
+from raydvae.cli.purify import Purify, result
+from raydvae.config import sized
 from raydvae.data.dataset import find_classes, open_dataset
 from raydvae.data.store import Store
 from raydvae.purify.algorithm import purify
