@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +48,8 @@ def fit(values: npt.NDArray[np.floating], seed: int = 0) -> Mixture:
     x = np.asarray(values, np.float64)
     x = x[np.isfinite(x)]
     if len(x):
-        x = x.clip(*np.quantile(x, (TAIL, 1 - TAIL)))  # a few far ones would leave no bins for the others
+        low, high = np.quantile(x, (TAIL, 1 - TAIL))
+        x = x.clip(low, high)  # a few far ones would leave no bins for the others
     if not len(x) or x.min() == x.max():
         middle = float(x[0]) if len(x) else 0.0
         return Mixture(share=0.0, error=0.0, means=(middle, middle), deviations=(0.0, 0.0), separation=0.0, gain=0.0)
@@ -79,20 +81,20 @@ def _last(fitted: Fit) -> float:
     return fitted[3]
 
 
-def _start(x: Floats, counts: npt.NDArray[np.int64], split: float, floor: float) -> Fit:
+def _start(x: Floats, counts: npt.NDArray[Any], split: float, floor: float) -> Fit:
     below = np.cumsum(counts) <= (1 - split) * counts.sum()
     below[0], below[-1] = True, False
     parts = [_moments(x, counts * part, floor) for part in (below, ~below)]
     return split, (parts[0][0], parts[1][0]), (parts[0][1], parts[1][1]), -math.inf
 
 
-def _moments(x: Floats, weights: npt.NDArray[np.floating], floor: float) -> tuple[float, float]:
+def _moments(x: Floats, weights: npt.NDArray[Any], floor: float) -> tuple[float, float]:
     total = max(1e-12, float(weights.sum()))
     mean = float((weights * x).sum()) / total
     return mean, max(floor, math.sqrt(float((weights * (x - mean) ** 2).sum()) / total))
 
 
-def _settle(x: Floats, counts: npt.NDArray[np.int64], floor: float, begin: Fit) -> Fit:
+def _settle(x: Floats, counts: npt.NDArray[Any], floor: float, begin: Fit) -> Fit:
     """Run expectation maximization to its end."""
     share, means, deviations, _ = begin
     before = -math.inf

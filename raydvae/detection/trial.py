@@ -28,9 +28,10 @@ from raydvae.training.tasks import ClassifierTask
 
 Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
+Places = npt.NDArray[np.intp]
 MOST_ROWS = 5000  # that a classifier of a trial is trained on
 FEWEST_ROWS = 3  # of a class in a half, on both sides, for the class to take part
-EPOCHS, STEPS = 15, 150  # of a classifier of a trial: at least
+EPOCHS, STEPS = 10, 100  # of a classifier of a trial: at least
 CARRIED = 0.5  # of what others teach about others: below, what suspects teach does not carry over
 ERRORS = 3.0  # standard errors that the difference must be larger than
 
@@ -107,7 +108,7 @@ def quotas(labels: Labels, suspects: Mask, half: Labels, num_classes: int) -> La
     return out
 
 
-def drawn(order: Labels, among: Mask, labels: Labels, counts: Labels) -> Mask:
+def drawn(order: Places, among: Mask, labels: Labels, counts: Labels) -> Mask:
     """Return a mask of the first ``counts`` rows of each class in ``order`` that are ``among`` those to choose of."""
     out = np.zeros(len(labels), np.bool_)
     for label in np.flatnonzero(counts):
@@ -155,7 +156,7 @@ def marked(row_ids: list[str], chosen: Mask) -> Marked:
     return Marked.of(masks, f"{derive(0, *sorted(row_ids[index] for index in np.flatnonzero(chosen)))}")
 
 
-def measured(labels: Labels, suspects: Mask, used: Labels, by_suspects: Mask, by_others: Mask) -> Trial:
+def measured(labels: Labels, suspects: Mask, used: Places, by_suspects: Mask, by_others: Mask) -> Trial:
     """Return a trial's accuracies: ``by_suspects`` and ``by_others`` are the rows that each classifier knows."""
     parts = [
         [hits[mask & (labels == label)] for label in used]

@@ -77,7 +77,7 @@ def _chart(evidence: Evidence) -> str:
     counts, edges = np.histogram(values, BINS)
     x = np.linspace(edges[0], edges[-1], CURVE_POINTS)
     scale = len(values) * (edges[1] - edges[0])
-    curves = {}
+    curves: dict[str, tuple[list[float], list[float]]] = {}
     if evidence.stands_out:
         for place, (name, share) in enumerate((("the others", 1 - mixture.share), ("stand out", mixture.share))):
             deviation = mixture.deviations[place]
