@@ -1,10 +1,12 @@
-"""Evaluate a data set by what a classifier learns from it, as a Ray job: the options are those of `raydvae classify`.
+"""Make a table or figure of the paper, as a Ray job: the options are those of `raydvae table`.
 
 ray job submit --working-dir . -- python jobs/evaluate.py ...
+
+What a classifier learns from one data set is told by `jobs/train_classifier.py`.
 """
 
 import sys
 
 from raydvae.cli.main import main
 
-main(["classify", *sys.argv[1:]])
+main(["table", *sys.argv[1:]])

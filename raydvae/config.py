@@ -19,6 +19,18 @@ Embedding = Literal["spatial", "vector"]
 Quantize = Literal["round", "truncate"]
 BatchStats = Literal["slice", "global"]
 SizePolicy = Literal["reject", "resize"]
+Crop = Literal["padded", "resized"]
+ClassifierName = Literal[
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "mobilenetv2",
+    "resnet18-224",
+    "resnet50-224",
+    "densenet121-224",
+    "small",
+    "tiny",
+]
 DOWNSAMPLINGS = {0.5: 1, 0.25: 2, 0.125: 3}  # factor -> number of halvings
 
 
@@ -233,16 +245,29 @@ class PurifyConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifyConfig:
-    """A classifier's training. The defaults are the paper's CIFAR-10 recipe (last epoch reported)."""
+    """A classifier's training. The defaults are the paper's CIFAR-10 recipe (last epoch reported).
+
+    ``crop`` "padded" shifts images by up to ``crop_padding`` pixels; "resized" trains on random parts of them, seen
+    at seven eighths of their side, and tests on the center of that size. Images are read at ``image_size``, or as they
+    are for 0. ``hard_epochs`` are the first epochs of UEraser, in which it learns from the hardest of five views.
+    """
 
     model: str = "resnet18"
     seed: int = 0
+    image_size: int = 0
+    crop: Crop = "padded"
     crop_padding: int = 4
     flip: bool = True
+    hard_epochs: int = 50
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(optimizer="sgd", lr=0.1, weight_decay=5e-4, clip_norm=5.0)
     )
     data: DataConfig = field(default_factory=DataConfig)
+
+    def __post_init__(self) -> None:
+        check_choice("crop", self.crop, Crop)
+        if self.hard_epochs < 0:
+            raise ConfigError(f"hard_epochs is {self.hard_epochs}; give a number of epochs, 0 for none.")
 
 
 def cifar10() -> PurifyConfig:
@@ -289,6 +314,16 @@ def _two_stages(
         stage1=StageConfig(model=model, loss=RateLossConfig(kld_target=kld1), train=train),
         stage2=StageConfig(model=model, loss=RateLossConfig(kld_target=kld2), train=train, psnr_window=(28.0, 30.0)),
     )
+
+
+def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConfig:
+    """Return ``config`` for that many classes and that image size."""
+
+    def fit(stage: StageConfig) -> StageConfig:
+        model = dataclasses.replace(stage.model, num_classes=num_classes, image_size=image_size)
+        return dataclasses.replace(stage, model=model)
+
+    return dataclasses.replace(config, stage1=fit(config.stage1), stage2=fit(config.stage2))
 
 
 T = TypeVar("T")

@@ -117,19 +117,28 @@ def pairs(
     """
     for unit in poisoned.units():
         after = decode_rows(poisoned, unit, poisoned.read(unit), classes, image_size)
-        wanted = set(after.row_ids)
-        before: dict[str, Array] = {}
-        for candidate in _sources(clean, unit):
-            rows = decode_rows(clean, candidate, clean.read(candidate), classes, image_size)
-            before.update((i, image) for i, image in zip(rows.row_ids, rows.images, strict=True) if i in wanted)
-        missing = wanted - before.keys()
-        if missing:
-            raise DataError(
-                f"{poisoned.store.uri} has row {min(missing)}, and {clean.store.uri} has not; "
-                "give the data set that it was made from."
-            )
+        before = images_of(clean, after, classes, image_size)
         if len(after.images):
-            yield np.stack([before[row_id] for row_id in after.row_ids]), after.images, after.labels
+            yield before, after.images, after.labels
+
+
+def images_of(clean: Dataset, rows: Rows, classes: Classes, image_size: int) -> Array:
+    """Return the images of ``clean`` (N, H, W, 3) uint8 that ``rows`` were made from, by row id.
+
+    Raises `DataError` when one of them is not there.
+    """
+    wanted = set(rows.row_ids)
+    found: dict[str, Array] = {}
+    for candidate in _sources(clean, rows.unit):
+        there = decode_rows(clean, candidate, clean.read(candidate), classes, image_size)
+        found.update((i, image) for i, image in zip(there.row_ids, there.images, strict=True) if i in wanted)
+    missing = wanted - found.keys()
+    if missing:
+        raise DataError(
+            f"The row {min(missing)} of {rows.unit.source} is not in {clean.store.uri}; "
+            "give the data set that it was made from."
+        )
+    return np.stack([found[row_id] for row_id in rows.row_ids]) if wanted else rows.images
 
 
 def _sources(clean: Dataset, unit: Unit) -> list[Unit]:

@@ -44,7 +44,7 @@ class SurrogateTask:
         x = random_crop(x, training.crop_padding, generator) if training.crop_padding else x
         return random_flip(x, generator) if training.flip else x
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> Parts:
         """Run forward on the slice's `inputs`."""
         logits = model(self.inputs(model, x, y, generator))
         accuracy = (logits.detach().argmax(dim=1) == y).float().mean()

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
-from raydvae.config import ClassifyConfig
+from raydvae.config import ClassifierName, ClassifyConfig
 from raydvae.errors import ConfigError
+from raydvae.evaluation.presets import ClassifyPreset, classify_preset
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,22 @@ class Classify:
     """Folder, file, glob or URI of parquet files to train on."""
     test: str
     """The same, to test on."""
-    model: Literal["resnet18", "small", "tiny"] = "resnet18"
-    """The paper's ResNet-18, or seven or six convolutions for small machines."""
-    defense: Literal["cutout", "cutmix", "mixup", "at"] | None = None
-    """Train by a defense: parts of images cut out, or mixed with others, or adversarial training (at)."""
-    epochs: int = 60
-    """Epochs."""
+    preset: ClassifyPreset = "cifar10"
+    """The paper's recipe for that data set, which the flags below change."""
+    model: ClassifierName = "resnet18"
+    """The paper's for small images or for 224 px, or seven or six convolutions for small machines."""
+    defense: Literal["cutout", "cutmix", "mixup", "at", "ueraser"] | None = None
+    """Train by a defense: images cut out or mixed, adversarial training, or the hardest of random views (ueraser)."""
+    epochs: int | None = None
+    """Epochs (60; cifar100 and imagenet100: 100; adversarial training and UEraser have their own)."""
+    hard_epochs: int | None = None
+    """ueraser: first epochs, in which the hardest of five views counts (50 of 200; other presets: 30 of 300)."""
     batch: int = 128
     """Images in a step, of all workers together."""
-    lr: float = 0.1
-    """Learning rate, lowered along a cosine."""
+    lr: float | None = None
+    """Learning rate, lowered along a cosine (0.1; ueraser: 0.01)."""
     image_size: int | None = None
-    """Resize all images to this height and width."""
+    """Resize all images to this height and width (imagenet100: 256, of which 224 are seen)."""
     no_flip: bool = False
     """Do not mirror images at random (digits, text, signs)."""
     workers: str = "1"
@@ -54,12 +59,7 @@ class Classify:
     def run(self) -> None:
         """Classify."""
         fewest, workers = worker_range(self.workers)
-        base = ClassifyConfig()
-        train = dataclasses.replace(base.train, epochs=self.epochs, batch_size=self.batch, lr=self.lr)
-        data = dataclasses.replace(base.data, size_policy="resize" if self.image_size else "reject")
-        config = dataclasses.replace(
-            base, model=self.model, seed=self.seed, train=train, data=data, flip=not self.no_flip
-        )
+        config = self.settings()
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.defenses.recipes import find_recipe
@@ -68,10 +68,10 @@ class Classify:
 
         recipe = find_recipe(self.defense)
         options = storage_options(self.storage_option)
-        trained = open_dataset(self.train, data, options, split="train")
-        tested = open_dataset(self.test, data, options, split="test")
+        trained = open_dataset(self.train, config.data, options, split="train")
+        tested = open_dataset(self.test, config.data, options, split="test")
         classes = find_classes(trained)
-        size = self.image_size or probe_size(trained)
+        size = config.image_size or probe_size(trained)
         with tempfile.TemporaryDirectory() as folder, RayEngine(workers, self.address, fewest, self.wait) as engine:
             if engine.address and not self.out:
                 raise ConfigError("On a cluster the classifier needs a folder that all its machines reach: give --out.")
@@ -88,4 +88,24 @@ class Classify:
             },
             self.json,
             text,
+        )
+
+    def settings(self) -> ClassifyConfig:
+        """Return the preset with the flags on top."""
+        base = classify_preset(self.preset, self.model, self.defense)
+        train = dataclasses.replace(
+            base.train,
+            epochs=base.train.epochs if self.epochs is None else self.epochs,
+            batch_size=self.batch,
+            lr=base.train.lr if self.lr is None else self.lr,
+        )
+        size = base.image_size if self.image_size is None else self.image_size
+        return dataclasses.replace(
+            base,
+            seed=self.seed,
+            train=train,
+            image_size=size,
+            data=dataclasses.replace(base.data, size_policy="resize" if size else "reject"),
+            flip=not self.no_flip,
+            hard_epochs=base.hard_epochs if self.hard_epochs is None else self.hard_epochs,
         )

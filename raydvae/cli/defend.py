@@ -13,15 +13,28 @@ from raydvae.cli.common import Progress, finish, storage_options, worker_range
 from raydvae.defenses.configs import DefenseConfig, find_defense
 from raydvae.errors import ConfigError
 
-OWN = ("depth", "quality", "kernel", "sigma", "epochs", "seed")  # flags that belong to some defenses only
+OWN = (  # flags that belong to some defenses only
+    "depth",
+    "quality",
+    "kernel",
+    "sigma",
+    "epochs",
+    "kld",
+    "width",
+    "batch",
+    "steps",
+    "train_on",
+    "model",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
 class Defend:
     """Transform a data set by a defense other than D-VAE, to compare; flags left out have the published values."""
 
-    defense: Positional[Literal["bdr", "gray", "jpeg", "gaussian", "median", "lfu"]]
-    """Bit depth reduction, grayscale, JPEG, a smoothing filter, or LFU's orthogonal projection."""
+    defense: Positional[Literal["bdr", "gray", "jpeg", "gaussian", "median", "lfu", "vae", "ae", "avatar"]]
+    """Bit depth reduction, grayscale, JPEG, a smoothing filter, LFU's projection, x_hat of a VAE or AE, or AVATAR."""
     source: Positional[str]
     """Folder, file, glob or URI of parquet files."""
     out: Positional[str]
@@ -35,9 +48,21 @@ class Defend:
     sigma: float | None = None
     """gaussian: standard deviation in pixels (0.8)."""
     epochs: int | None = None
-    """lfu: epochs of the linear classifier (20)."""
+    """lfu: epochs of the linear classifier (20); vae, ae: of the model (60); avatar: of the diffusion model (200)."""
+    kld: float | None = None
+    """vae: KLD target, nats a latent position (1.0)."""
+    width: int | None = None
+    """vae, ae: channels of the first convolution (64); avatar: of the diffusion model (64)."""
+    batch: int | None = None
+    """vae, ae, avatar: images in a training step (128)."""
+    steps: int | None = None
+    """avatar: steps of noise, of 1,000 (60)."""
+    train_on: str | None = None
+    """avatar: clean data to train the diffusion model on."""
+    model: str | None = None
+    """avatar: folder of an earlier run, or safetensors file, whose diffusion model is taken."""
     seed: int | None = None
-    """lfu: seed of the linear classifier (0); nothing else is random."""
+    """lfu, vae, ae, avatar: seed of everything random (0)."""
     image_size: int | None = None
     """Resize all images to this height and width."""
     workers: str = "1"
@@ -80,7 +105,7 @@ class Defend:
         kind = find_defense(self.defense)
         changes = {name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
         if strange := sorted(changes.keys() - {field.name for field in dataclasses.fields(kind)}):
-            flags = ", ".join(f"--{name}" for name in strange)
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in strange)
             raise ConfigError(
                 f"The defense {self.defense} has no {flags}; see raydvae defend --help for whose flag it is."
             )

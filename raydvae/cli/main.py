@@ -13,6 +13,8 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 from raydvae.cli.classify import Classify
 from raydvae.cli.common import say, set_up_logging
 from raydvae.cli.defend import Defend
+from raydvae.cli.detect import Detect
+from raydvae.cli.grow import Grow
 from raydvae.cli.import_ import Import
 from raydvae.cli.inspect_ import Inspect
 from raydvae.cli.poison import Poison
@@ -21,6 +23,7 @@ from raydvae.cli.quickstart import Quickstart
 from raydvae.cli.releases import ExportPoison, ImportPoison
 from raydvae.cli.report import Report
 from raydvae.cli.status import Status
+from raydvae.cli.table import Table
 from raydvae.cli.tune import Tune
 from raydvae.errors import Interrupted, RaydvaeError
 
@@ -31,11 +34,14 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[ImportPoison, subcommand("import-poison")],
     Annotated[ExportPoison, subcommand("export-poison")],
     Annotated[Purify, subcommand("purify")],
+    Annotated[Detect, subcommand("detect")],
+    Annotated[Grow, subcommand("grow")],
     Annotated[Defend, subcommand("defend")],
     Annotated[Classify, subcommand("classify")],
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Report, subcommand("report")],
     Annotated[Tune, subcommand("tune")],
+    Annotated[Table, subcommand("table")],
     Annotated[Status, subcommand("status")],
 ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, say, storage_options, worker_range
-from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset
+from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Purify:
     """Decoded images that a worker keeps while it trains; what is larger is streamed in each epoch (default 8)."""
     models: str | None = None
     """Take settings and models of this finished run instead of training."""
+    only_flagged: str | None = None
+    """Flags of `raydvae detect`: train on the flagged rows and purify only them; the others keep their pixels."""
     workers: str = "1"
     """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
     address: str | None = None
@@ -90,8 +92,12 @@ class Purify:
         options = storage_options(self.storage_option)
         if self.tune and self.models:
             raise ConfigError("--tune trains models, and --models takes those of another run; give one of them.")
+        if self.only_flagged and (self.tune or self.train_rows):
+            other = "--tune" if self.tune else "--train-rows"
+            raise ConfigError(f"--only-flagged and {other} train on other rows each; give one of them.")
         config = self.borrowed(options) if self.models else self.settings()
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.flags import read_flags
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
@@ -110,9 +116,10 @@ class Purify:
             if size is None and not self.config and config.data.size_policy == "reject":
                 size = probe_size(data)
             config = sized(config, classes.count, size or config.image_size)
+        flags = read_flags(self.only_flagged, data, options) if self.only_flagged else None
         out = Store(self.out, options)
         with RayEngine(workers, self.address, fewest, self.wait) as engine:
-            plan = preflight(data, classes, out, config, engine, trains=models is None)
+            plan = preflight(data, classes, out, config, engine, trains=models is None, flags=flags)
             say(plan.text())
             plan.check()
             if self.dry_run:
@@ -120,7 +127,7 @@ class Purify:
                 return
             if self.tune:
                 config = tuned(data, classes, out, config, engine)
-            summary = purify(data, classes, out, config, engine, Progress(), models, self.until)
+            summary = purify(data, classes, out, config, engine, Progress(), models, self.until, flags)
         report = write_report(out)
         finish(result(summary, report), self.json, described(summary, self.out, report))
 
@@ -212,16 +219,6 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
 
 def _given(base: Any, **changes: Any) -> Any:
     return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
-
-
-def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConfig:
-    """Return ``config`` for that many classes and that image size."""
-
-    def fit(stage: StageConfig) -> StageConfig:
-        model = dataclasses.replace(stage.model, num_classes=num_classes, image_size=image_size)
-        return dataclasses.replace(stage, model=model)
-
-    return dataclasses.replace(config, stage1=fit(config.stage1), stage2=fit(config.stage2))
 
 
 def result(summary: Summary, report: str) -> dict[str, Any]:

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 
 from raydvae.cli.common import Progress, finish, say
-from raydvae.cli.purify import sized
-from raydvae.config import ClassifyConfig, TrainConfig, digits
+from raydvae.config import ClassifyConfig, TrainConfig, digits, sized
 
 NORM = 4.0  # the larger of the paper's bounds for LSP: digits are easy, and weaker noise is unreliable on them
 CLASSIFIER = ClassifyConfig(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
-from raydvae.cli.purify import Purify, sized
-from raydvae.config import ClassifyConfig, PurifyConfig
+from raydvae.cli.purify import Purify
+from raydvae.config import ClassifierName, ClassifyConfig, PurifyConfig, sized
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Tune:
     """accuracy: targets of stage 1, or of the one model (by default the paper's, or 0.25 to 4)."""
     kld2: tuple[float, ...] = ()
     """accuracy: targets of stage 2; each is paired with each --kld1."""
-    model: Literal["resnet18", "small", "tiny"] = "resnet18"
+    model: ClassifierName = "resnet18"
     """accuracy: the classifier."""
     model_epochs: int = 60
     """accuracy: its epochs."""

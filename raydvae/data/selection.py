@@ -1,11 +1,12 @@
-"""Some rows of a data set: seeded, exact in number, and independent of how the rows are cut into files."""
+"""Some rows of a data set, chosen by a seed or marked one by one, however the rows are cut into files."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,11 @@ class Selection:
     seed: int
     thresholds: dict[int, int]
 
+    @property
+    def about(self) -> list[Any]:
+        """What makes the choice, for telling one training from another."""
+        return [self.seed]
+
     def mask(self, row_ids: Sequence[str], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Return which of the rows are selected."""
         default = self.thresholds.get(EVERY_CLASS, -1)
@@ -34,6 +40,45 @@ class Selection:
             ],
             dtype=np.bool_,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Rows that are marked one by one: ``bits`` holds a bit for each row of the files that rows first came from.
+
+    12.5 MB for 100 million rows, in each process that reads them; a set of their ids would be several GB.
+    """
+
+    bits: Mapping[str, bytes]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, places: Mapping[str, npt.NDArray[np.bool_]], fingerprint: str) -> Marked:
+        """Return the rows that masks by file mark; ``fingerprint`` stands for all of them."""
+        return cls({file: np.packbits(mask).tobytes() for file, mask in places.items()}, fingerprint)
+
+    @property
+    def about(self) -> list[Any]:
+        """What makes the choice, for telling one training from another."""
+        return [self.fingerprint]
+
+    def mask(self, row_ids: Sequence[str], labels: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.bool_]:
+        """Return which of the rows are marked; classes play no part."""
+        return np.array([self._has(row_id) for row_id in row_ids], dtype=np.bool_)
+
+    def _has(self, row_id: str) -> bool:
+        file, row = split_id(row_id)
+        bits, (byte, bit) = self.bits.get(file, b""), divmod(row, 8)
+        return 0 <= byte < len(bits) and bool(bits[byte] >> (7 - bit) & 1)
+
+
+Choice = Selection | Marked
+
+
+def split_id(row_id: str) -> tuple[str, int]:
+    """Return the file and the row that ``row_id`` means, or an empty name and -1 where it is no row id."""
+    file, sign, row = row_id.rpartition("#")
+    return (file, int(row)) if sign and row.isascii() and row.isdecimal() else ("", -1)
 
 
 def select(rows: Iterable[tuple[str, int]], ratio: float, seed: int, stratified: bool = False) -> Selection:

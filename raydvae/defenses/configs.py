@@ -87,7 +87,60 @@ class LFUConfig:
             raise ConfigError(f"lr is {self.lr}; give a positive learning rate (published: 0.1).")
 
 
-DefenseConfig = BDRConfig | GrayConfig | JPEGConfig | GaussianConfig | MedianConfig | LFUConfig
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEConfig:
+    """The plain rate-constrained VAE (Eq. 3), trained on the data set itself; what comes out is x_hat (Figure 2).
+
+    ``kld`` is its KLD target in nats a latent position; the paper sweeps it, and 1.0 is that of D-VAE's first stage.
+    ``width`` is the channels of the first convolution, and ``batch`` the images of a step.
+    """
+
+    kld: float = 1.0
+    epochs: int = 60
+    width: int = 64
+    batch: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AEConfig:
+    """A non-variational autoencoder, trained on the data set itself; what comes out is x_hat (Figure 5).
+
+    The paper sweeps ``width``, the channels of the first convolution from which all others follow, and names none.
+    """
+
+    epochs: int = 60
+    width: int = 64
+    batch: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AvatarConfig:
+    """AVATAR: noise is added by ``steps`` of 1,000 steps of a diffusion, and taken off by the reverse process.
+
+    The diffusion model is that of ``model``, a finished training's folder or file, or is trained on the clean data
+    set ``train_on``. ``epochs``, ``width`` (channels at full size) and ``batch`` are of that training; the published
+    model is larger and trained for thousands of epochs.
+    """
+
+    steps: int = 60
+    model: str = ""
+    train_on: str = ""
+    epochs: int = 200
+    width: int = 64
+    batch: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise ConfigError(f"steps is {self.steps}; give 1 to 1000 steps of the diffusion (the paper's is 60).")
+        if self.width < 8 or self.width % 8:
+            raise ConfigError(f"width is {self.width}; give a multiple of 8 for the diffusion model (64 by default).")
+
+
+ModelConfig = VAEConfig | AEConfig | AvatarConfig
+DefenseConfig = BDRConfig | GrayConfig | JPEGConfig | GaussianConfig | MedianConfig | LFUConfig | ModelConfig
 
 DEFENSES: dict[str, type[DefenseConfig]] = {
     "bdr": BDRConfig,
@@ -96,6 +149,9 @@ DEFENSES: dict[str, type[DefenseConfig]] = {
     "gaussian": GaussianConfig,
     "median": MedianConfig,
     "lfu": LFUConfig,
+    "vae": VAEConfig,
+    "ae": AEConfig,
+    "avatar": AvatarConfig,
 }
 
 

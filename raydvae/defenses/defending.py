@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,11 +15,23 @@ from torch import Tensor
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
 from raydvae.data.manifest import Run, check_rejected
-from raydvae.defenses.configs import BDRConfig, DefenseConfig, GaussianConfig, JPEGConfig, LFUConfig, MedianConfig
+from raydvae.defenses.configs import (
+    BDRConfig,
+    DefenseConfig,
+    GaussianConfig,
+    GrayConfig,
+    JPEGConfig,
+    LFUConfig,
+    MedianConfig,
+    ModelConfig,
+)
 from raydvae.defenses.lfu import Batch, basis_of, fit, project, to_bytes
+from raydvae.defenses.purifiers import Change, check_model, check_source, get_model, load_change
 from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduce_depth
 from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread
 from raydvae.errors import ConfigError
+from raydvae.seeds import derive
+from raydvae.training.feed import to_float
 
 STEP = "defend"
 LINEAR = "lfu.safetensors"
@@ -37,10 +49,10 @@ class DefendWork:
     config: DefenseConfig
     image_size: int
     name: str = STEP
-    basis: Tensor | None = field(default=None, repr=False)
+    transform: Callable[[Rows], Array] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__} | {"basis": None}
+        return {name: getattr(self, name) for name in self.__slots__} | {"transform": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
@@ -51,15 +63,26 @@ class DefendWork:
         return decode_rows(self.data, unit, self.data.read(unit), self.classes, self.image_size)
 
     def load(self, device: torch.device) -> None:
-        """Load the basis of LFU's projection; the other transforms need nothing."""
-        if isinstance(self.config, LFUConfig):
-            self.basis = load_tensors(self.run.home.read(LINEAR))["basis"].to(device)
+        """Load what was fitted or trained, if the transform needs that."""
+        config, home = self.config, self.run.home
+        if isinstance(config, LFUConfig):
+            basis = load_tensors(home.read(LINEAR))["basis"].to(device)
+            self.transform = lambda rows: projected(rows.images, basis)
+        elif isinstance(config, ModelConfig):
+            change, seed = load_change(config, self.image_size, home, device), config.seed
+
+            def changed_rows(rows: Rows) -> Array:
+                generator = torch.Generator(device).manual_seed(derive(seed, self.name, rows.unit.id))
+                return changed(rows.images, change, generator)
+
+            self.transform = changed_rows
+        else:
+            self.transform = lambda rows: transformed(rows.images, config)
 
     def compute(self, rows: Rows) -> Array:
         """Return the transformed images (N, H, W, 3) uint8."""
-        if self.basis is not None:
-            return projected(rows.images, self.basis)
-        return transformed(rows.images, self.config)
+        assert self.transform is not None
+        return self.transform(rows)
 
     def commit(self, rows: Rows, result: Array) -> dict[str, Any]:
         """Publish the unit."""
@@ -67,7 +90,7 @@ class DefendWork:
 
 
 def transformed(images: Array, config: DefenseConfig) -> Array:
-    """Return ``images`` (N, H, W, 3) uint8 under any transform but LFU's, which needs a fitted `projected`."""
+    """Return ``images`` (N, H, W, 3) uint8 under a transform that needs nothing fitted or trained."""
     if isinstance(config, BDRConfig):
         return reduce_depth(images, config.depth)
     if isinstance(config, JPEGConfig):
@@ -76,7 +99,7 @@ def transformed(images: Array, config: DefenseConfig) -> Array:
         return gaussian(images, config.kernel, config.sigma)
     if isinstance(config, MedianConfig):
         return median(images, config.kernel)
-    assert not isinstance(config, LFUConfig)
+    assert isinstance(config, GrayConfig)
     return grayscale(images)
 
 
@@ -91,13 +114,31 @@ def projected(images: Array, basis: Tensor) -> Array:
     return out
 
 
-def prepare(work: DefendWork, watch: Watch) -> None:
-    """Fit LFU's linear classifier, if it is asked for and not there yet; a stopped fit begins anew.
+def changed(images: Array, change: Change, generator: torch.Generator) -> Array:
+    """Return what ``change`` makes of ``images`` (N, H, W, 3) uint8."""
+    out = np.empty_like(images)
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        x = to_float(torch.from_numpy(images[part]).permute(0, 3, 1, 2).to(generator.device))
+        out[part] = to_bytes(change(x, generator)).permute(0, 2, 3, 1).cpu().numpy()
+    return out
+
+
+def prepare(work: DefendWork, engine: Engine, watch: Watch) -> None:
+    """Fit or train what the transform needs and has not got yet."""
+    if isinstance(work.config, LFUConfig):
+        _fit_linear(work, work.config, watch)
+    elif isinstance(work.config, ModelConfig):
+        get_model(work.config, work.data, work.classes, work.image_size, work.run.home, engine, watch)
+
+
+def _fit_linear(work: DefendWork, config: LFUConfig, watch: Watch) -> None:
+    """Fit LFU's linear classifier; a stopped fit begins anew.
 
     Here and on the CPU: decoding takes the time, and the driver of a cluster may have no GPU.
     """
-    config, home = work.config, work.run.home
-    if not isinstance(config, LFUConfig) or home.exists(LINEAR):
+    home = work.run.home
+    if home.exists(LINEAR):
         return
 
     def epoch() -> Iterator[Batch]:
@@ -121,6 +162,8 @@ def check(config: DefenseConfig, image_size: int, num_classes: int) -> None:
     kernel = getattr(config, "kernel", 0)
     if kernel > image_size:
         raise ConfigError(f"kernel is {kernel}, and images have {image_size} pixels; give a smaller odd number.")
+    if isinstance(config, ModelConfig):
+        check_model(config, image_size)
     if isinstance(config, LFUConfig) and not 2 <= num_classes < 3 * image_size**2:
         raise ConfigError(
             f"LFU removes as many dimensions as there are classes, and there are {num_classes} classes for "
@@ -140,14 +183,17 @@ def defend(
     """Transform a data set into ``run``'s folder, or go on with it; return the counts of rows.
 
     All rows are transformed, poisoned or not: nobody who defends knows which are. Labels play no part but in LFU's fit.
+    Models are trained on the same data set, but for AVATAR's, which needs clean images.
     """
     check(config, image_size, classes.count)
+    if isinstance(config, ModelConfig) and not run.exists():
+        check_source(config, data)
     about = {"defense": type(config).__name__, "image_size": image_size, **asdict(config)}
     with held(run, watch or Silent()) as watch:
         run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
         work = DefendWork(run, data, classes, config, image_size)
         if len(run.done(work.name)) < len(data.units()):
-            prepare(work, watch)
+            prepare(work, engine, watch)
             apply_to_units(engine, run, work, data, watch)
         records = run.records(STEP)
     counts = {name: sum(record[name] for record in records) for name in ("rows_in", "rows_out", "rows_rejected")}

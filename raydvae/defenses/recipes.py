@@ -12,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raydvae.config import ClassifyConfig
 from raydvae.defenses.mixing import cutmix, cutout, mixup
+from raydvae.defenses.ueraser import check_installed, erased
 from raydvae.errors import ConfigError
-from raydvae.training.tasks import ClassifierTask
+from raydvae.models.classifiers import seed_dropout
+from raydvae.models.losses import Parts
+from raydvae.training.tasks import ClassifierTask, common
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +69,55 @@ class AdversarialTask(ClassifierTask):
         return attacked(model, x, y, start * self.norm, self.norm, self.step, self.steps), y
 
 
+@dataclass(frozen=True, slots=True)
+class UEraserTask(ClassifierTask):
+    """UEraser (Qin et al., 2023): of ``hard_views`` random views of each image, learn from that with the highest loss.
+
+    After ``hard_epochs`` epochs there is one view only. Each view is a forward pass of its own, with the batch
+    statistics of that view. ``accuracy`` is on the views that were learned from.
+    """
+
+    hard_epochs: int = 50
+    hard_views: int = 5
+
+    @classmethod
+    def of(cls, config: ClassifyConfig, num_classes: int) -> UEraserTask:
+        """See `ClassifierTask.of`."""
+        return cls(**common(config, num_classes), hard_epochs=config.hard_epochs)
+
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> Parts:
+        """Run forward on every view; the loss is the mean over images of the maximum over their views."""
+        seed_dropout(model, generator)
+        x = self.views(x, generator)
+        losses, right = [], []
+        for _ in range(self.hard_views if epoch < self.hard_epochs else 1):
+            logits = model(erased(x, generator))
+            losses.append(F.cross_entropy(logits, y, reduction="none"))
+            right.append(logits.detach().argmax(dim=1) == y)
+        worst, which = torch.stack(losses).max(dim=0)
+        return {"cross_entropy": worst.mean(), "accuracy": torch.stack(right).gather(0, which[None]).float().mean()}
+
+
 RECIPES: dict[str, type[ClassifierTask]] = {
     "cutout": CutoutTask,
     "cutmix": CutMixTask,
     "mixup": MixupTask,
     "at": AdversarialTask,
+    "ueraser": UEraserTask,
 }
 
 
 def find_recipe(name: str | None) -> type[ClassifierTask]:
-    """Return the task of defense ``name``, or the usual one for None; `ConfigError` lists the names there are."""
+    """Return the task of defense ``name``, or the usual one for None.
+
+    `ConfigError` lists the names there are, or says what has to be installed.
+    """
     if name is None:
         return ClassifierTask
     if name not in RECIPES:
         raise ConfigError(f"There is no training recipe {name!r}; choose one of {', '.join(RECIPES)}.")
+    if RECIPES[name] is UEraserTask:
+        check_installed()
     return RECIPES[name]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,13 +14,13 @@ from raydvae.data.dataset import Classes, Dataset
 from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch
-from raydvae.models.classifiers import build_classifier, predict
+from raydvae.models.classifiers import build_classifier, check_side, predict
 from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import ImageSet, to_float
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.stream import Source, ahead
-from raydvae.training.tasks import ClassifierTask
+from raydvae.training.tasks import ClassifierTask, center_crop, view_side
 
 EVALUATION_BATCH = 256
 
@@ -46,13 +47,14 @@ def classify(
 ) -> Accuracy:
     """Train a classifier on ``train`` and return its accuracies; its state and weights go to ``store``.
 
-    ``recipe`` is how it is trained; the defenses have some of their own.
+    ``recipe`` is how it is trained; the defenses have some of their own. Raises `ConfigError` for too small images.
     """
     started = time.monotonic()
+    check_side(config.model, view_side(image_size) if config.crop == "resized" else image_size)
     slices = resolve_slices(config.train, engine.workers, engine.device)
     job = TrainJob(
         name="classifier",
-        task=recipe(config.model, classes.count, config.crop_padding, config.flip),
+        task=recipe.of(config, classes.count),
         data=train,
         classes=classes,
         image_size=image_size,
@@ -62,12 +64,32 @@ def classify(
     )
     with (watch or Silent()).step(job.name, config.train.epochs, "epochs") as advance:
         engine.train(job, progress=advance)
-    model = build_classifier(config.model, classes.count)
-    model.load_state_dict(load_model(store, job.about)[0])
-    model = model.eval().to(engine.device).to(memory_format=torch.channels_last)
+    model = load_classifier(config, classes.count, store, engine.device, job.about)
     on_test = accuracy(model, Source(test, classes, image_size), engine.device)
     on_train = accuracy(model, Source(train, classes, image_size), engine.device)
     return Accuracy(on_test, on_train, time.monotonic() - started)
+
+
+def load_classifier(
+    config: ClassifyConfig, num_classes: int, store: Store, device: torch.device, about: dict[str, Any] | None = None
+) -> torch.nn.Module:
+    """Return the finished classifier that lies in ``store``; with ``about`` it must have been trained so."""
+    model = build_classifier(config.model, num_classes)
+    model.load_state_dict(load_model(store, about)[0])
+    model = model.eval().to(device).to(memory_format=torch.channels_last)
+    return _CenterCropped(model) if config.crop == "resized" else model
+
+
+class _CenterCropped(torch.nn.Module):
+    """A classifier that is shown the middle of each image."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(center_crop(x))
+        return logits
 
 
 def accuracy(model: torch.nn.Module, source: Source, device: torch.device) -> float:

@@ -1,8 +1,8 @@
 """What a classifier learns at different KLD targets: the paper's Figure 2, Figure 6 and Table 18, on any data.
 
 "pairs" purifies with each pair of targets (Table 18). "dvae" and "vae" train one model at each target and take its
-reconstruction x_hat of the data as it came (Figure 6, and Figure 2 with the plain VAE). A point leaves a record; a
-killed sweep goes on, and points that share the first target share the model of stage 1.
+reconstruction x_hat of the data as it came (Figure 6, and Figure 2 with the plain VAE). The steps are
+those of the tables: a killed sweep goes on, and points that share the first target share the model of stage 1.
 """
 
 from __future__ import annotations
@@ -10,34 +10,26 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-import torch
+from typing import Literal
 
 from raydvae.config import ClassifyConfig, PurifyConfig, RateLossConfig, to_dict
-from raydvae.data.codecs import Array
-from raydvae.data.dataset import Classes, Dataset, Rows, open_dataset
-from raydvae.data.manifest import Run, check_rejected
+from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.manifest import Run
 from raydvae.data.store import Store
-from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
+from raydvae.engine import Engine, Silent, Watch, held
 from raydvae.errors import ConfigError
-from raydvae.evaluation.protocol import classify
-from raydvae.purify.algorithm import purify, training
-from raydvae.purify.inference import Inference, load_vae
-from raydvae.purify.passes import Pass
-from raydvae.training.checkpoint import METRICS, MODEL
-from raydvae.training.loop import resolve_slices
-from raydvae.training.tasks import VAETask
-from raydvae.tuning.experiment import with_targets
+from raydvae.evaluation.bench import Bench
+from raydvae.evaluation.chains import Chains
+from raydvae.evaluation.purifying import Reconstructed
+from raydvae.evaluation.scales import Scale
+from raydvae.evaluation.steps import Compared, Source, Step
 
 Kind = Literal["pairs", "dvae", "vae"]
 TABLE_18 = ((1.5, 2.5), (1.5, 3.0), (0.5, 3.0), (1.0, 3.5), (1.0, 3.0))
 FIGURES = ((0.25, 0.0), (0.5, 0.0), (1.0, 0.0), (2.0, 0.0), (4.0, 0.0))
-RECORD, TABLE = "point.json", "accuracy.csv"
+TABLE = "accuracy.csv"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,29 +45,6 @@ class Point:
     test_acc: float
     seconds: float
     front: bool = False
-
-
-class ReconstructInput(Pass):
-    """x_hat of the data as it came, by one D-VAE."""
-
-    def compute(self, rows: Rows) -> tuple[Array, dict[str, Any]]:
-        """Return x_hat (N, H, W, 3) uint8, and the sum of PSNR(x, x_hat) in dB."""
-        assert self.inference is not None
-        out = self.inference.reconstructed(rows)
-        mse = np.square((rows.images.astype(np.float64) - out) / 255).mean(axis=(1, 2, 3))
-        return out, {"psnr_sum": float((-10 * np.log10(np.maximum(mse, 1e-10))).sum())}
-
-    def commit(self, rows: Rows, result: tuple[Array, dict[str, Any]]) -> dict[str, Any]:
-        """Publish the unit's reconstructions."""
-        return self.run.commit(self.name, self.data, rows, result[0], notes=result[1])
-
-
-class ReconstructByVAE(ReconstructInput):
-    """The same by a plain VAE."""
-
-    def load(self, device: torch.device) -> None:
-        """Load the model."""
-        self.inference = Inference(load_vae(self.store, self.architecture).to(device), self.config, device)
 
 
 def sweep(
@@ -103,7 +72,13 @@ def sweep(
     with held(run, watch or Silent()) as watch:
         known = {"classes": {"count": classes.count, "names": classes.names}, "classifier": to_dict(classifier)}
         run.open("sweep", to_dict(config) | {"sweep": kind}, data, known)
-        work = _Sweep(run, data, test, classes, config, classifier, kind, engine, watch)
+        train, tested = (_source(given, split) for given, split in ((data, "train"), (test, "test")))
+        scale = Scale(
+            name=kind, image_size=config.image_size, purify=config, classifier=classifier, attacks={}, larger={}
+        )
+        given = {train.key: data, tested.key: test}
+        bench = Bench(run.home, train, config.image_size, config.data, engine, watch, given=given, classes=classes)
+        work = _Sweep(bench, Chains(scale, train, tested, config.seed), kind)
         points = front([work.point(*pair) for pair in targets])
         _write(run, points)
     return points
@@ -125,73 +100,28 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 @dataclass(frozen=True, slots=True)
 class _Sweep:
-    run: Run
-    data: Dataset
-    test: Dataset
-    classes: Classes
-    config: PurifyConfig
-    classifier: ClassifyConfig
+    bench: Bench
+    chains: Chains
     kind: Kind
-    engine: Engine
-    watch: Watch
 
     def point(self, kld1: float, kld2: float) -> Point:
-        home = self.run.home.sub(f"points/{kld1:g}-{kld2:g}")
-        if not home.exists(RECORD):
-            started = time.monotonic()
-            psnr = self._purified(home, kld1, kld2) if self.kind == "pairs" else self._reconstructed(home, kld1)
-            made = open_dataset(home.sub("data").uri, self.config.data, self.run.store.options)
-            accuracy = classify(
-                made,
-                self.test,
-                self.classes,
-                self.config.image_size,
-                self.classifier,
-                home.sub("classifier"),
-                self.engine,
-                self.watch,
-            )
-            seconds = round(time.monotonic() - started, 2)
-            point = Point(kld1=kld1, kld2=kld2, psnr=psnr, test_acc=accuracy.test_acc, seconds=seconds)
-            home.write_json(RECORD, dataclasses.asdict(point))
-        return Point(**home.read_json(RECORD))
-
-    def _purified(self, home: Store, kld1: float, kld2: float) -> float:
-        made = Run(home.sub("data"))
-        shared = self.run.home.sub(f"stage1/{kld1:g}")
-        if shared.exists(MODEL):
-            _copy(shared, made.home.sub("stage1"))
-        config = with_targets(self.config, kld1, kld2)
-        purify(self.data, self.classes, made.store, config, self.engine, self.watch)
-        _copy(made.home.sub("stage1"), shared)
-        return _mean_psnr(made, "pass3")
-
-    def _reconstructed(self, home: Store, kld: float) -> float:
-        config = with_targets(self.config, kld, kld)
-        slices = resolve_slices(config.stage1.train, self.engine.workers, self.engine.device)
-        stage = dataclasses.replace(config.stage1, train=dataclasses.replace(config.stage1.train, slices=slices))
-        job = training(home.sub("model"), "model", stage, self.data, self.classes, config)
-        job = dataclasses.replace(job, task=VAETask(stage.model, stage.loss, disentangle=self.kind == "dvae"))
-        with self.watch.step(f"kld {kld:g}", stage.train.epochs, "epochs") as advance:
-            self.engine.train(job, progress=advance)
-        made = Run(home.sub("data"))
-        kind = ReconstructInput if self.kind == "dvae" else ReconstructByVAE
-        work = kind("reconstruct", made, self.data, self.classes, config, stage.model, job.store)
-        apply_to_units(self.engine, made, work, self.data, self.watch)
-        rejected = sum(record["rows_rejected"] for record in made.records("reconstruct"))
-        check_rejected(rejected, self.data.rows, self.config.data.reject_limit, f"see {made.home.uri}/rejected")
-        return _mean_psnr(made, "reconstruct")
+        chains, data = self.chains, self.chains.train
+        before: Step = data
+        made: Step
+        if self.kind == "pairs":
+            made = chains.purified(data, kld1, kld2)
+            before = made.data
+        else:
+            made = Reconstructed(data, chains.vae(data, kld1) if self.kind == "vae" else chains.stage1(data, kld1))
+        classified, compared = chains.classified(made), Compared(before, made)
+        found, psnr = self.bench.result(classified), self.bench.result(compared)["psnr"]
+        records = [self.bench.record(step) or {} for step in (*classified.chain(), compared)]
+        seconds = round(sum(record["seconds"] for record in records), 2)
+        return Point(kld1=kld1, kld2=kld2, psnr=psnr, test_acc=found["test_acc"], seconds=seconds)
 
 
-def _copy(source: Store, target: Store) -> None:
-    if not target.exists(MODEL):
-        for name in (METRICS, MODEL):  # the model last: it is what tells that the training is finished
-            target.write(name, source.read(name))
-
-
-def _mean_psnr(run: Run, step: str) -> float:
-    records = run.records(step)
-    return float(sum(record["psnr_sum"] for record in records) / sum(record["rows_out"] for record in records))
+def _source(data: Dataset, split: str) -> Source:
+    return Source(data.store.uri, split, fingerprints=tuple(file.fingerprint for file in data.files))
 
 
 def _write(run: Run, points: Sequence[Point]) -> None:

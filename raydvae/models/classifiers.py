@@ -1,4 +1,7 @@
-"""Classifiers: the CIFAR ResNet-18 that the paper reports (He et al. 2016), and one for small machines."""
+"""Classifiers: those that the paper reports, for small images and for 224 px, and two for small machines.
+
+Those of torchvision are imported when one is built: it takes a second or two.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,105 @@ def _conv(in_channels: int, out_channels: int, stride: int) -> list[nn.Module]:
     ]
 
 
-CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {"resnet18": ResNet18, "small": SmallNet, "tiny": TinyNet}
+def resnet50(num_classes: int) -> nn.Module:
+    """ResNet-50 for small images: torchvision's with a 3x3 stem and no pooling; 23,520,842 parameters for C = 10."""
+    from torchvision.models import resnet50
+
+    model = resnet50(num_classes=num_classes)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return _torchs_initialization(model)
+
+
+def densenet121(num_classes: int) -> nn.Module:
+    """DenseNet-121 for small images: torchvision's with a bare 3x3 stem; 6,956,298 parameters for C = 10."""
+    from torchvision.models import densenet121
+
+    model = densenet121(num_classes=num_classes)
+    model.features.conv0 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    for name in ("norm0", "relu0", "pool0"):
+        setattr(model.features, name, nn.Identity())
+    return _torchs_initialization(model)
+
+
+def mobilenetv2(num_classes: int) -> nn.Module:
+    """MobileNet-V2 for ImageNet, which the paper gives images of 32 px too: they end as one cell.
+
+    Its dropout is seeded (see `SeededDropout`).
+    """
+    from torchvision.models import mobilenet_v2
+
+    model: nn.Module = mobilenet_v2(num_classes=num_classes)
+    model.classifier[0] = SeededDropout(model.classifier[0].p)  # type: ignore[operator, index, union-attr]
+    return model
+
+
+def torchvisions(name: str) -> Callable[[int], nn.Module]:
+    """Return torchvision's classifier ``name`` as it is, with weights drawn anew."""
+
+    def build(num_classes: int) -> nn.Module:
+        import torchvision.models
+
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+
+    return build
+
+
+class SeededDropout(nn.Module):
+    """Dropout by a generator that `seed_dropout` gives it: the process's own one is shared by slices in threads."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """In training, drop each value of ``x`` with probability ``p`` and scale up the others."""
+        if not self.training:
+            return x
+        kept = torch.rand(x.shape, generator=self.generator, device=x.device) >= self.p
+        return x * kept / (1 - self.p)
+
+
+def seed_dropout(model: nn.Module, generator: torch.Generator) -> None:
+    """Have what ``model`` drops in training drawn from ``generator``."""
+    for module in model.modules():
+        if isinstance(module, SeededDropout):
+            module.generator = generator
+
+
+def _torchs_initialization(model: nn.Module) -> nn.Module:
+    """Draw the weights as torch does by default, which the CIFAR nets that the paper used do; torchvision's do not."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.reset_parameters()
+    return model
+
+
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
+    "resnet18": ResNet18,
+    "resnet50": resnet50,
+    "densenet121": densenet121,
+    "mobilenetv2": mobilenetv2,
+    "resnet18-224": torchvisions("resnet18"),
+    "resnet50-224": torchvisions("resnet50"),
+    "densenet121-224": torchvisions("densenet121"),
+    "small": SmallNet,
+    "tiny": TinyNet,
+}
+
+
+# Halvings without padding leave nothing of smaller images.
+SMALLEST = {"densenet121": 8, "densenet121-224": 32}
+
+
+def check_side(name: str, side: int) -> None:
+    """Raise `ConfigError` if images of ``side`` pixels are too small for classifier ``name``."""
+    if side < SMALLEST.get(name, 1):
+        raise ConfigError(
+            f"The classifier {name} is given images of {side} px and needs {SMALLEST[name]}; give larger ones "
+            "(--image-size), or another --model."
+        )
 
 
 def build_classifier(name: str, num_classes: int) -> nn.Module:

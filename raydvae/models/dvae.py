@@ -136,6 +136,24 @@ class RateConstrainedVAE(nn.Module):
         return DVAEOutput(torch.sigmoid(self.decoder(h)), None, mu, log_var)
 
 
+class Autoencoder(nn.Module):
+    """The non-variational autoencoder of Figure 5: the plain VAE's layers, without noise and without a rate.
+
+    How much of an image passes is a matter of its width alone.
+    """
+
+    def __init__(self, config: DVAEConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.bottleneck = nn.Conv2d(config.features, config.latents, 1)
+        self.lift = nn.Conv2d(config.latents, config.features, 1)
+        self.decoder = Decoder(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x_hat in [0, 1]."""
+        return torch.sigmoid(self.decoder(self.lift(self.bottleneck(self.encoder(x)))))
+
+
 class DVAE(RateConstrainedVAE):
     """D-VAE: the VAE with a class embedding and an auxiliary decoder that estimates the perturbation (Eq. 14)."""
 

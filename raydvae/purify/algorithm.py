@@ -21,8 +21,9 @@ from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
 from raydvae.data.dataset import Classes, Dataset, open_dataset
+from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run, check_rejected
-from raydvae.data.selection import sample
+from raydvae.data.selection import Choice, sample
 from raydvae.data.store import Store, checksum
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
 from raydvae.errors import ConfigError, DataError
@@ -33,7 +34,7 @@ from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
-FILE, P1 = "summary.json", "work/p1"
+FILE, P1, FLAGS = "summary.json", "work/p1", "flags.parquet"
 
 
 @dataclass(slots=True)
@@ -75,20 +76,24 @@ def purify(
     watch: Watch | None = None,
     models: Run | None = None,
     until: str | None = None,
+    flags: Flags | None = None,
 ) -> Summary:
     """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there.
 
     A source that has gained files since both stages were trained is gone on with too: the models purify the new files.
     With ``models``, a finished purification, its models are taken and nothing is trained. ``until`` "stage1", "pass1"
-    or "stage2" ends after that step; a later call goes on from there.
+    or "stage2" ends after that step; a later call goes on from there. With ``flags`` both stages are trained on the
+    flagged rows only and only these are purified (Tables 9 and 12); the others come out with the pixels they had.
     """
-    check_sample(config, p0, classes)
+    check_sample(config, p0, classes, flags)
     with held(Run(out), watch or Silent()) as watch:
-        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until)
+        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until, flags)
 
 
-def check_sample(config: PurifyConfig, data: Dataset, classes: Classes) -> None:
-    """Raise `ConfigError` if ``config.train_rows`` cannot be had of ``data``."""
+def check_sample(config: PurifyConfig, data: Dataset, classes: Classes, flags: Flags | None = None) -> None:
+    """Raise `ConfigError` if ``config.train_rows`` cannot be had of ``data``, or not beside ``flags``."""
+    if config.train_rows and flags:
+        raise ConfigError("train_rows and flags both say which rows to train on; give one of them.")
     if config.train_rows and not classes.count <= config.train_rows <= data.rows:
         raise ConfigError(
             f"train_rows is {config.train_rows}, and {data.store.uri} has {data.rows} rows in {classes.count} classes; "
@@ -105,12 +110,18 @@ def _purify(
     watch: Watch,
     models: Run | None,
     until: str | None,
+    flags: Flags | None,
 ) -> Summary:
     taken = adopt(run, models) if models else {}
     config = _settled(config, run, engine)
     may_grow = trained(run, "stage1") and trained(run, "stage2")
     known = {"classes": {"count": classes.count, "names": classes.names}, "models": taken}
+    if flags:
+        known["flags"] = flags.about
     run.open("purify", _lasting(config), p0, known, may_grow=may_grow)
+    if flags and not run.home.exists(FLAGS):
+        run.home.write(FLAGS, flags.data)
+    marked = flags.marked if flags else None
     summary = Summary.load(run)
     if summary.complete and summary.rows_in == p0.rows:
         _clean_up(run, config)
@@ -120,7 +131,7 @@ def _purify(
     def train(name: str, stage: StageConfig, data: Callable[[], Dataset]) -> None:
         started = time.monotonic()
         if not trained(run, name):
-            job = training(run.home.sub(name), name, stage, data(), classes, config)
+            job = training(run.home.sub(name), name, stage, data(), classes, config, flags)
             with watch.step(name, stage.train.epochs, "epochs") as advance:
                 engine.train(job, progress=advance)
         summary.seconds[name] = summary.seconds.get(name, 0.0) + time.monotonic() - started
@@ -139,7 +150,7 @@ def _purify(
     train("stage1", config.stage1, lambda: p0)
     if until == "stage1":
         return summary
-    apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1")))
+    apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked))
     _count(run, summary, p0, config)
     if until == "pass1":
         return summary
@@ -148,7 +159,7 @@ def _purify(
     if until == "stage2":
         return summary
     if run.home.list(P1):  # none is left of a run that had ended and now got only rows that cannot be used
-        apply(ReconstructPass("pass3", run, p1(), classes, config, config.stage2.model, run.home.sub("stage2")))
+        apply(ReconstructPass("pass3", run, p1(), classes, config, config.stage2.model, run.home.sub("stage2"), marked))
     _check_complete(run, summary)
     summary.complete = True
     summary.save(run)
@@ -197,10 +208,16 @@ def adopt(run: Run, models: Run) -> dict[str, Any]:
 
 
 def training(
-    store: Store, name: str, stage: StageConfig, data: Dataset, classes: Classes, config: PurifyConfig
+    store: Store,
+    name: str,
+    stage: StageConfig,
+    data: Dataset,
+    classes: Classes,
+    config: PurifyConfig,
+    flags: Flags | None = None,
 ) -> TrainJob:
-    """Return the training of one stage: a fresh D-VAE, whose seed is its own, on all rows or the run's sample."""
-    chosen = None
+    """Return the training of one stage: a fresh D-VAE, with its own seed, on all rows, flagged ones or a sample."""
+    chosen: Choice | None = flags.marked if flags else None
     if config.train_rows:
         chosen = sample(data, classes, config.train_rows, derive(config.seed, "train rows"))
     return TrainJob(
@@ -213,7 +230,7 @@ def training(
         seed=derive(config.seed, name),
         store=store,
         selection=chosen,
-        selected=config.train_rows,
+        selected=flags.flagged if flags else config.train_rows,
     )
 
 

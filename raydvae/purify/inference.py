@@ -97,6 +97,17 @@ class Inference:
                 kept[part] = _hwc(to_uint8(x2, self.config.quantize))
         return kept, out
 
+    @torch.no_grad()
+    def disentangled(self, rows: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return x_hat0 and p_hat0, both (N, H, W, 3): what pass 1 takes for the image and for the perturbation."""
+        assert isinstance(self.model, DVAE)
+        noise = self._noise(rows.unit, 1)
+        x_hat, p_hat = (np.empty(rows.images.shape, np.float32) for _ in range(2))
+        for part, x, y in self._batches(rows):
+            out = self.model(x, y, noise(len(x)))
+            x_hat[part], p_hat[part] = _hwc(out.x_hat), _hwc(out.p_hat)
+        return x_hat, p_hat
+
     def reconstructed(self, rows: Rows) -> Array:
         """Return x_hat (N, H, W, 3) uint8 of the rows as they came."""
         noise, out = self._noise(rows.unit, 1), np.empty_like(rows.images)

@@ -17,6 +17,7 @@ import torch
 from raydvae.config import PurifyConfig, StageConfig
 from raydvae.data.codecs import Array, encode
 from raydvae.data.dataset import Classes, Dataset, decode_rows
+from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Resources, one_thread
@@ -121,15 +122,22 @@ class Plan:
 
 
 def preflight(
-    data: Dataset, classes: Classes, out: Store, config: PurifyConfig, engine: Engine, trains: bool = True
+    data: Dataset,
+    classes: Classes,
+    out: Store,
+    config: PurifyConfig,
+    engine: Engine,
+    trains: bool = True,
+    flags: Flags | None = None,
 ) -> Plan:
     """Work out what purifying ``data`` into ``out`` takes; a short probe runs where the work will.
 
-    ``trains`` is off where models of another run are taken.
+    ``trains`` is off where models of another run are taken. With ``flags`` only flagged rows are worked on.
     """
-    check_sample(config, data, classes)
+    check_sample(config, data, classes, flags)
     run, rows = Run(out), data.rows
-    chosen = config.train_rows or rows
+    worked = flags.flagged if flags else rows
+    chosen = config.train_rows or worked
     decoded = chosen * 3 * config.image_size**2
     streamed = decoded > config.data.memory_gib * GIB
     units = data.units()
@@ -150,8 +158,8 @@ def preflight(
         if left > 0:
             share = left / len(units)
             steps[step] = f"{left} units"
-            each = getattr(measured, step) / engine.workers + (measured.decode + measured.encode) / engine.io_cores
-            seconds[step] = share * rows * each
+            coding = (measured.decode + measured.encode) / engine.io_cores
+            seconds[step] = share * (worked * getattr(measured, step) / engine.workers + rows * coding)
     asked = engine.asks(cores, 0 if streamed or not seconds else decoded)
     parameters = sum(_parameters(stage) for stage in (config.stage1, config.stage2))
     return Plan(
@@ -215,7 +223,7 @@ def _stage(stage: StageConfig, images: Array, labels: Any, device: torch.device)
     generator = torch.Generator(device).manual_seed(0)
 
     def step() -> object:
-        parts = task.measure(model, x, y, generator)
+        parts = task.measure(model, x, y, generator, 0)
         means = {name: value.detach() for name, value in parts.items()}
         return torch.autograd.grad(task.total(parts, means, 0), list(model.parameters()))
 

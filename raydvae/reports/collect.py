@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 
 from raydvae.config import PurifyConfig, from_dict, preset
 from raydvae.data.dataset import Classes, decode_rows, open_dataset
+from raydvae.data.flags import parse_flags
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.errors import DataError
-from raydvae.purify.algorithm import Summary
+from raydvae.purify.algorithm import FLAGS, Summary
 from raydvae.purify.inference import Inference
 from raydvae.purify.passes import PSNR_EDGES, SubtractPass
 from raydvae.reports.html import SHOWN_CLASSES, ReportData, render
@@ -104,19 +106,22 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples |
         return Samples.load(run.home, SAMPLES)
     source = open_dataset(known["source"]["uri"], config.data, run.store.options)
     listed = {name for name, *_ in known["source"]["files"]}
+    source = replace(source, files=tuple(file for file in source.files if file.name in listed))
     classes = Classes(known["classes"]["count"], _tuple(known["classes"]["names"]), source.schema.labels_are_text)
     work = SubtractPass("pass1", run, source, classes, config, config.stage1.model, run.home.sub("stage1"))
+    marked = parse_flags(run.home.read(FLAGS), FLAGS, source).marked if "flags" in known else None
     inference = Inference.load(work.store, work.architecture, config, torch.device("cpu"))
     result = open_dataset(run.store.uri, config.data, run.store.options)
     output = {unit.id: unit for unit in result.units()}
     wanted = {label: 2 for label in range(min(classes.count, SHOWN_CLASSES))}
     parts: list[tuple[Any, ...]] = []
-    units = [unit for unit in source.units() if unit.source in listed and unit.id in output]
+    units = [unit for unit in source.units() if unit.id in output]
     for unit in units[:SEARCHED_UNITS]:
         rows = work.read(unit)
         chosen = []
+        purified_too = marked.mask(rows.row_ids) if marked else np.ones(len(rows.labels), np.bool_)
         for index, label in enumerate(rows.labels):
-            if wanted.get(int(label), 0):
+            if purified_too[index] and wanted.get(int(label), 0):
                 wanted[int(label)] -= 1
                 chosen.append(index)
         if chosen:

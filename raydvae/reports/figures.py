@@ -164,10 +164,12 @@ def histogram(
     xlabel: str,
     window: tuple[float, float] | None = None,
     marker: tuple[float, str] | None = None,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> str:
     """Return counts (B) between ``edges`` (B + 1) as SVG, with a shaded ``window`` and a named vertical line.
 
-    Bins that reach to infinity are not drawn, empty ones at either end are cut off.
+    Bins that reach to infinity are not drawn, empty ones at either end are cut off. ``curves`` (x, y) by name lie
+    above the counts, the first one dashed.
     """
     with _chart(label, width=2 * WIDTH) as (axes, out):
         bins = [
@@ -179,6 +181,10 @@ def histogram(
         bins = bins[filled[0] : filled[-1] + 1] if filled else []
         for low, high, count in bins:
             axes.bar(low, count, width=0.92 * (high - low), align="edge", color=ACCENT)
+        for (name, (x, y)), dashes in zip((curves or {}).items(), ((0, (4, 3)), "solid", "solid"), strict=False):
+            axes.plot(x, y, color=STRONG, linewidth=1.2, linestyle=dashes, label=name)
+        if curves:
+            axes.legend(frameon=False, loc="upper center", fontsize=8.5)
         if window is not None:
             axes.axvspan(*window, color=ACCENT, alpha=0.16, linewidth=0, zorder=0)
         if marker is not None and bins:

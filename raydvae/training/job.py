@@ -16,7 +16,7 @@ import torch
 from raydvae.config import TrainConfig
 from raydvae.data.dataset import Classes, Dataset, Rows, Unit
 from raydvae.data.manifest import check_rejected
-from raydvae.data.selection import Selection
+from raydvae.data.selection import Choice
 from raydvae.data.store import Store
 from raydvae.training.checkpoint import (
     METRICS,
@@ -53,7 +53,7 @@ class TrainJob:
     seed: int
     store: Store
     keep: tuple[int, ...] = ()
-    selection: Selection | None = None
+    selection: Choice | None = None
     selected: int = 0
 
     @property
@@ -84,7 +84,7 @@ class TrainJob:
             "train": dataclasses.asdict(self.config),
             "seed": self.seed,
             "data": [[f.name, f.fingerprint] for f in self.data.files],
-            "selection": None if self.selection is None else [self.selection.seed, self.selected],
+            "selection": None if self.selection is None else [*self.selection.about, self.selected],
         }
 
     @property

@@ -34,7 +34,7 @@ class Task(Protocol):
         """Return a new model; the caller has seeded torch."""
         ...
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> Parts:
         """Run one slice forward; return scalars, each a mean over the slice."""
         ...
 
@@ -183,7 +183,7 @@ class _Trainer:
             generator = torch.Generator(self.device).manual_seed(derive(self.seed, "noise", self.epoch, step, part))
             images, labels = slices[lane]
             x, y = to_float(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
-            return self.task.measure(self.replicas[lane], x, y, generator)
+            return self.task.measure(self.replicas[lane], x, y, generator, self.epoch)
 
         def backward(lane: int) -> Sequence[Tensor]:
             loss = self.task.total(measured[lane], means, self.epoch)

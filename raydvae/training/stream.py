@@ -22,7 +22,7 @@ import torch
 
 from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
 from raydvae.data.manifest import check_rejected
-from raydvae.data.selection import Selection
+from raydvae.data.selection import Choice
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 from raydvae.seeds import derive
@@ -43,7 +43,7 @@ class Source:
     data: Dataset
     classes: Classes
     image_size: int
-    selection: Selection | None = None
+    selection: Choice | None = None
 
     def read(self, unit: Unit) -> Rows:
         """Return a unit's usable rows."""

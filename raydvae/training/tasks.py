@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydvae.config import DVAEConfig, RateLossConfig
-from raydvae.models.classifiers import build_classifier
+from raydvae.config import ClassifyConfig, Crop, DVAEConfig, RateLossConfig
+from raydvae.models.classifiers import build_classifier, seed_dropout
 from raydvae.models.dvae import DVAE, RateConstrainedVAE
 from raydvae.models.losses import Parts, measure, total
 
@@ -26,7 +27,7 @@ class VAETask:
         """Return a new model."""
         return DVAE(self.model) if self.disentangle else RateConstrainedVAE(self.model)
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> Parts:
         """Run forward with sampled latents."""
         shape = (len(x), self.model.latents, self.model.grid, self.model.grid)
         noise = torch.randn(shape, generator=generator, device=x.device)
@@ -39,12 +40,18 @@ class VAETask:
 
 @dataclass(frozen=True, slots=True)
 class ClassifierTask:
-    """Train a classifier with cross-entropy on padded random crops and horizontal flips."""
+    """Train a classifier with cross-entropy on random crops and horizontal flips."""
 
     name: str
     num_classes: int
     crop_padding: int = 4
     flip: bool = True
+    crop: Crop = "padded"
+
+    @classmethod
+    def of(cls, config: ClassifyConfig, num_classes: int) -> ClassifierTask:
+        """Return the task that ``config`` describes."""
+        return cls(**common(config, num_classes))
 
     def build(self) -> nn.Module:
         """Return a new model."""
@@ -59,11 +66,15 @@ class ClassifierTask:
 
     def views(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return a random crop and flip of each image."""
-        x = random_crop(x, self.crop_padding, generator) if self.crop_padding else x
+        if self.crop == "resized":
+            x = random_resized_crop(x, generator)
+        elif self.crop_padding:
+            x = random_crop(x, self.crop_padding, generator)
         return random_flip(x, generator) if self.flip else x
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> Parts:
         """Run forward on the slice's `examples`; where an image has two labels, the accuracy counts their weights."""
+        seed_dropout(model, generator)
         x, target = self.examples(model, x, y, generator)
         logits = model(x)
         guess = logits.detach().argmax(dim=1)
@@ -75,6 +86,17 @@ class ClassifierTask:
         return parts["cross_entropy"]
 
 
+def common(config: ClassifyConfig, num_classes: int) -> dict[str, Any]:
+    """Return the fields of `ClassifierTask` as ``config`` has them."""
+    return {
+        "name": config.model,
+        "num_classes": num_classes,
+        "crop_padding": config.crop_padding,
+        "flip": config.flip,
+        "crop": config.crop,
+    }
+
+
 def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Shift each image of (B, C, H, W) by up to ``padding`` pixels each way; what comes in is black."""
     batch, _, height, width = x.shape
@@ -84,6 +106,39 @@ def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
     images = torch.arange(batch, device=x.device)[:, None, None]
     return padded[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def view_side(side: int) -> int:
+    """Return the side of what is seen of an image: 224 pixels of 256."""
+    return side * 7 // 8
+
+
+def random_resized_crop(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Cut a random part out of each image of (B, C, H, W) and stretch it to 7/8 of H and W, bilinearly.
+
+    As torchvision's RandomResizedCrop: 8 to 100 % of the area, sides in proportions of 3:4 to 4:3, the first of ten
+    draws that fits, or all of the image. Parts do not begin at whole pixels, and are not blurred where they shrink.
+    """
+    area, ratio = torch.rand(2, 10, len(x), generator=generator, device=x.device)
+    area, ratio = 0.08 + 0.92 * area, (4 / 3) ** (2 * ratio - 1)
+    sides = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()])  # width and height in shares of the image's
+    fits = (sides <= 1).all(dim=0)
+    chosen = fits.float().argmax(dim=0)
+    sides = sides.gather(1, chosen.expand(2, 1, -1))[:, 0].where(fits.any(dim=0), torch.ones((), device=x.device))
+    middle = (2 * torch.rand(2, len(x), generator=generator, device=x.device) - 1) * (1 - sides)
+    theta = x.new_zeros(len(x), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = sides
+    theta[:, :, 2] = middle.T
+    shape = (*x.shape[:2], view_side(x.shape[2]), view_side(x.shape[3]))
+    grid = F.affine_grid(theta, list(shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def center_crop(x: Tensor) -> Tensor:
+    """Return the middle of each image of (B, C, H, W), 7/8 of its sides."""
+    height, width = view_side(x.shape[2]), view_side(x.shape[3])
+    top, left = (x.shape[2] - height) // 2, (x.shape[3] - width) // 2
+    return x[:, :, top : top + height, left : left + width]
 
 
 def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:

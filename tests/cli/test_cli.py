@@ -33,13 +33,18 @@ FLAGS = {
     "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
-    "--address --dry-run --memory-gib --models --train-rows --tune --until --wait",
+    "--address --dry-run --memory-gib --models --only-flagged --train-rows --tune --until --wait",
+    "detect": "--address --batch --classes --epochs --image-size --json --model --model-batch --model-epochs --model-lr "
+    "--no-flip --out --preset --rule --seed --storage-option --wait --width --work --workers",
+    "grow": "--address --batch --classes --image-size --json --kld --preset --seed --steps --storage-option --wait --width "
+    "--workers",
     "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
     "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers --objective "
     "--test --sweep --kld1 --kld2 --model --model-epochs --model-batch --model-lr --no-flip",
-    "defend": "--address --depth --epochs --image-size --json --kernel --quality --seed --sigma --storage-option --wait --workers",
+    "defend": "--address --batch --depth --epochs --image-size --json --kernel --kld --model --quality --seed --sigma --steps "
+    "--storage-option --train-on --wait --width --workers",
     "status": "--json --storage-option",
-    "classify": "--address --wait --batch --defense --epochs --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
+    "classify": "--address --wait --batch --defense --epochs --hard-epochs --preset --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
     "import-poison": "--clean --json --storage-option",
     "export-poison": "--clean --format --json --storage-option",
@@ -76,6 +81,10 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--kld1", "1"], 2, "setting of the models"),
         (["purify", "IN", "OUT", "--models", "NOWHERE", "--tune"], 2, "give one of them"),
         (["purify", "IN", "OUT", "--memory-gib", "0"], 2, "positive number"),
+        (["purify", "IN", "OUT", "--only-flagged", "NOWHERE"], 3, "There are no flags at"),
+        (["purify", "IN", "OUT", "--only-flagged", "NOWHERE", "--tune"], 2, "give one of them"),
+        (["detect", "IN", "--out", "flags.csv"], 2, "ends in .parquet"),
+        (["grow", "IN", "IN", "OUT", "--steps", "0"], 2, "at least one"),
         (["purify", "IN", "OUT", "--address", "http://127.0.0.1:9"], 2, "did not take the job"),
         (["tune", "IN", "--out", "OUT", "--stage1-psnr", "22:20"], 2, "smaller one first"),
         (["tune", "IN", "--out", "OUT", "--stage1-psnr", "20:20"], 2, "smaller one first"),
@@ -103,6 +112,11 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["defend", "gaussian", "IN", "OUT", "--sigma", "0"], 2, "positive number of pixels"),
         (["defend", "lfu", "IN", "OUT", "--epochs", "0"], 2, "1 or more"),
         (["defend", "gray", "IN", "OUT", "--quality", "10"], 2, "The defense gray has no --quality"),
+        (["defend", "ae", "IN", "OUT", "--train-on", "IN"], 2, "The defense ae has no --train-on"),
+        (["defend", "avatar", "IN", "OUT"], 2, "needs a diffusion model of clean images"),
+        (["defend", "avatar", "IN", "OUT", "--train-on", "IN", "--image-size", "30"], 2, "give --image-size 32"),
+        (["defend", "vae", "IN", "OUT", "--kld", "-1"], 2, "0 or more"),
+        (["classify", "IN", "--test", "IN", "--hard-epochs", "-1"], 2, "0 for none"),
         (["classify", "IN", "--test", "IN", "--defense", "prayer"], 2, "mixup"),
         (["classify", "IN", "--test", "NOWHERE"], 3, "does not exist"),
         (["inspect", "NOWHERE"], 3, "does not exist"),

@@ -25,9 +25,22 @@ from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.defenses.configs import DEFENSES, DefenseConfig
 from raydvae.defenses.defending import LINEAR, STEP, defend
+from raydvae.defenses.purifiers import FOLDER
 from raydvae.engine import InProcess
+from raydvae.training.checkpoint import MODEL
 
 UNIT_ROWS = 10
+SMALL = {
+    "vae": {"epochs": 1, "width": 4, "batch": 30},
+    "ae": {"epochs": 1, "width": 4, "batch": 30},
+    "avatar": {"epochs": 1, "width": 8, "batch": 30, "steps": 2},
+}
+
+
+def settings(name: str, clean: str) -> DefenseConfig:
+    """The published settings of a defense, but for models, which are small."""
+    given = {"train_on": clean} if name == "avatar" else {}
+    return DEFENSES[name](**SMALL.get(name, {}), **given)  # type: ignore[arg-type]
 
 
 def make(config: DefenseConfig, data: Dataset, out: Path) -> dict[str, int]:
@@ -73,7 +86,7 @@ def run(config: DefenseConfig, source: str, folder: Path) -> None:
     finish(config, source, folder / "straight")
     out = folder / "killed"
     kill_at_first_commit(config, source, out)
-    made = [*committed(out), *out.glob(f"_raydvae/{LINEAR}")]
+    made = [*committed(out), *out.glob(f"_raydvae/{LINEAR}"), *out.glob(f"_raydvae/{FOLDER}/{MODEL}")]
     before = {path: path.stat().st_mtime_ns for path in made}
     finish(config, source, out)
     assert len(before) < len(committed(out)), "the pass was over before it was killed"
@@ -84,8 +97,8 @@ def main() -> None:
     source, out = sys.argv[1:]
     torch.zeros(1).softmax(0)
     assert threading.active_count() == 1
-    for name, kind in DEFENSES.items():
-        run(kind(), source, Path(out) / name)
+    for name in DEFENSES:
+        run(settings(name, source), source, Path(out) / name)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_all_randomness_is_the_slices_generators(name: str | None) -> None:
 
     def parts(seed: int, other: int) -> list[float]:
         torch.manual_seed(other)
-        return [value.item() for value in task.measure(model, x, y, torch.Generator().manual_seed(seed)).values()]
+        return [value.item() for value in task.measure(model, x, y, torch.Generator().manual_seed(seed), 0).values()]
 
     assert parts(0, 1) == parts(0, 2)
     assert len({tuple(parts(seed, 1)) for seed in range(6)}) > 1

@@ -91,8 +91,8 @@ class HitTask:
     def build(self) -> nn.Module:
         return self.task.build()
 
-    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Parts:
-        return self.task.measure(model, x, y, generator)
+    def measure(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator, epoch: int) -> Parts:
+        return self.task.measure(model, x, y, generator, epoch)
 
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
         if epoch == self.epoch:

@@ -6,7 +6,7 @@ from torch import nn
 
 from raydvae.config import DVAEConfig
 from raydvae.errors import ConfigError
-from raydvae.models.classifiers import CLASSIFIERS, ResNet18, build_classifier
+from raydvae.models.classifiers import ResNet18
 from raydvae.models.dvae import DVAE, Decoder, RateConstrainedVAE
 
 
@@ -95,14 +95,3 @@ def test_the_plain_vae_is_the_d_vae_without_its_second_branch() -> None:
 def test_wrong_architectures_are_refused(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         DVAEConfig(**wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", CLASSIFIERS)
-@pytest.mark.parametrize("size", [32, 64])
-def test_classifiers_give_logits_at_any_size(name: str, size: int) -> None:
-    assert build_classifier(name, 7)(torch.rand(2, 3, size, size)).shape == (2, 7)
-
-
-def test_an_unknown_classifier_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="resnet18, small"):
-        build_classifier("vgg", 10)

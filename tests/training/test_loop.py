@@ -14,7 +14,7 @@ from raydvae.models.losses import kld
 from raydvae.seeds import derive
 from raydvae.training.feed import ImageSet, epoch_order
 from raydvae.training.loop import TrainState, resolve_slices, train
-from raydvae.training.tasks import ClassifierTask, VAETask, random_crop, random_flip
+from raydvae.training.tasks import ClassifierTask, VAETask, center_crop, random_crop, random_flip, random_resized_crop
 
 CPU = torch.device("cpu")
 
@@ -165,6 +165,27 @@ def test_crops_are_shifts_of_the_padded_image() -> None:
     for image, whole in zip(out, padded, strict=True):
         windows = [whole[:, i : i + 6, j : j + 6] for i in range(5) for j in range(5)]
         assert any(torch.equal(image, window) for window in windows)
+
+
+def test_resized_crops_have_torchvisions_areas_and_proportions() -> None:
+    """Two channels hold each pixel's place, so a view tells which part of the image it shows."""
+    places = torch.arange(64, dtype=torch.float32) + 0.5
+    x = torch.stack([places.expand(64, 64), places[:, None].expand(64, 64), torch.ones(64, 64)]).expand(2000, 3, 64, 64)
+    out = random_resized_crop(x, torch.Generator().manual_seed(0))
+    assert out.shape == (2000, 3, 56, 56)
+    width = (out[:, 0, 28, 42] - out[:, 0, 28, 14]) * 2
+    height = (out[:, 1, 42, 28] - out[:, 1, 14, 28]) * 2
+    area, ratio = width * height / 64**2, width / height
+    assert area.min() > 0.079 and area.max() < 1.001 and ratio.min() > 0.749 and ratio.max() < 1.334
+    assert 0.45 < area.mean() < 0.53, "below the middle of the range: large areas fit in fewer proportions"
+    left, right = out[:, 0].amin(dim=(1, 2)), out[:, 0].amax(dim=(1, 2))
+    assert left.min() < 1 and right.max() > 63 and left.max() > 30
+    assert torch.allclose(out[:, 2], torch.ones(()))
+
+
+def test_a_center_crop_leaves_out_a_sixteenth_on_each_side() -> None:
+    x = torch.arange(64 * 64, dtype=torch.float32).view(1, 1, 64, 64)
+    assert torch.equal(center_crop(x), x[:, :, 4:60, 4:60])
 
 
 def test_flips_mirror_about_half() -> None:

@@ -1,0 +1,85 @@
+"""raydvae grow: make a clean data set unlearnable with what a few poisoned rows show."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.purify import Purify, sized
+from raydvae.detection.configs import GrowConfig
+
+
+@dataclass(frozen=True)
+class Grow:
+    """Train the first D-VAE on a few poisoned rows and add the perturbations it estimates to clean ones."""
+
+    poisoned: Positional[str]
+    """Folder, file, glob or URI of parquet files: the poisoned rows, and no others."""
+    clean: Positional[str]
+    """The same, of the clean rows."""
+    out: Positional[str]
+    """Folder or URI for the clean rows made unlearnable; running again goes on with it."""
+    preset: Literal["cifar10", "cifar100", "imagenet100", "digits"] = "cifar10"
+    """Settings to start from: the paper's for each data set."""
+    steps: int = 2000
+    """Steps of the training; they are few rows, so epochs would say little."""
+    kld: float | None = None
+    """KLD target, nats a latent position (by default the preset's of stage 1)."""
+    batch: int | None = None
+    """Images in a step, of all workers together."""
+    width: int | None = None
+    """Channels of the first convolution (the paper's is 64)."""
+    classes: int | None = None
+    """Number of classes, where the data do not say."""
+    image_size: int | None = None
+    """Resize all images to this height and width."""
+    workers: str = "1"
+    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
+    address: str | None = None
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
+    wait: float = 0
+    """Seconds to let the cluster grow until it has room for the workers."""
+    seed: int | None = None
+    """Seed of everything random (default 0)."""
+    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    json: bool = False
+    """End with one line of JSON."""
+
+    def run(self) -> None:
+        """Grow."""
+        started = time.monotonic()
+        fewest, workers = worker_range(self.workers)
+        base = Purify(
+            source=self.clean,
+            out=self.out,
+            preset=self.preset,
+            kld1=self.kld,
+            batch=self.batch,
+            width=self.width,
+            image_size=self.image_size,
+            seed=self.seed,
+        ).settings()
+        config = GrowConfig(purify=base, steps=self.steps)
+        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.store import Store
+        from raydvae.detection.growing import check_pair, grow
+        from raydvae.distributed.engine import RayEngine
+
+        options = storage_options(self.storage_option)
+        poisoned = open_dataset(self.poisoned, base.data, options, split="train")
+        clean = open_dataset(self.clean, base.data, options, split="train")
+        check_pair(poisoned, clean)
+        classes = find_classes(clean, self.classes or (None if clean.schema.class_names else base.num_classes))
+        size = self.image_size or (probe_size(clean) if base.data.size_policy == "reject" else base.image_size)
+        config = dataclasses.replace(config, purify=sized(base, classes.count, size))
+        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+            counts = grow(poisoned, clean, classes, Store(self.out, options), config, engine, Progress())
+        seconds = time.monotonic() - started
+        text = f"{counts['rows_poisoned']} of {counts['rows_in']} rows made unlearnable: {self.out}"
+        finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)
