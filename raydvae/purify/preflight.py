@@ -150,7 +150,8 @@ def preflight(
         if left > 0:
             share = left / len(units)
             steps[step] = f"{left} units"
-            each = getattr(measured, step) / engine.workers + (measured.decode + measured.encode) / engine.io_cores
+            at_once = engine.workers * (1 if engine.device.type == "cuda" else engine.pass_cores)
+            each = getattr(measured, step) / at_once + (measured.decode + measured.encode) / engine.io_cores
             seconds[step] = share * rows * each
     asked = engine.asks(cores, 0 if streamed or not seconds else decoded)
     parameters = sum(_parameters(stage) for stage in (config.stage1, config.stage2))
