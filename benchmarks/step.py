@@ -152,7 +152,7 @@ class Bench:
         turns = 0
         while turns < 3 or time.monotonic() < until:
             for name in PASSES:
-                with one_thread(self.device):
+                with one_thread(self.device, self.cores):
                     speed = self.timed(ours[name])
                 plain = self.timed(lambda name=name: theirs[name](*self.plain))
                 if turns:  # the first warms up

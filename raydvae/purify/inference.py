@@ -24,6 +24,7 @@ from raydvae.training.feed import to_float
 
 Noise = Callable[[int], Tensor | None]
 V = TypeVar("V", bound=RateConstrainedVAE)
+CPU_PIXELS = 2**13  # that a CPU thread computes at a time: activations of more do not stay in caches
 
 
 @torch.no_grad()
@@ -109,24 +110,26 @@ class Inference:
     def _in_batches(
         self, rows: Rows, work: Callable[[Tensor, Tensor, Noise], tuple[Tensor, ...]], kinds: tuple[torch.dtype, ...]
     ) -> list[npt.NDArray[Any]]:
-        """Return what ``work`` makes of the unit's images, batches of fixed size counted from the unit's first row.
+        """Return what ``work`` makes of the unit's images, in batches of fixed size counted from the unit's first row.
 
-        Each batch has noise of its own, so that any thread can compute any of them. On a GPU nothing waits for the
-        device before the last batch is on its way.
+        A batch is ``pass_batch`` images, on a CPU fewer if they have more than `CPU_PIXELS`. It has noise of its own,
+        so that any thread can compute it. On a GPU nothing waits for the device before the last batch is on its way.
         """
-        gpu = self.device.type == "cuda"
+        gpu, step = self.device.type == "cuda", self.config.pass_batch
+        if not gpu:
+            step = min(step, max(1, CPU_PIXELS // self.config.image_size**2))
         images = _pinned(rows.images, gpu).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         labels = _pinned(rows.labels, gpu).to(self.device, non_blocking=True)
         out = [torch.empty(rows.images.shape, dtype=kind, pin_memory=gpu) for kind in kinds]
 
         @torch.inference_mode()
         def one(start: int) -> None:
-            part = slice(start, start + self.config.pass_batch)
+            part = slice(start, start + step)
             made = work(to_float(images[part]), labels[part], self._noise(rows.unit, start, len(images[part])))
             for target, values in zip(out, made, strict=True):
                 target[part].copy_(values.permute(0, 2, 3, 1), non_blocking=True)
 
-        each(one, range(0, len(images), self.config.pass_batch))
+        each(one, range(0, len(images), step))
         if gpu:
             torch.cuda.synchronize(self.device)
         return [tensor.numpy() for tensor in out]

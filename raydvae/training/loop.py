@@ -23,6 +23,7 @@ from raydvae.seeds import derive
 from raydvae.training.batchnorm import GlobalBatchNorm2d
 from raydvae.training.feed import Cut, Feed, ImageSet, Slice, to_float
 from raydvae.training.group import Alone, Group
+from raydvae.training.precision import precision
 
 Parts = dict[str, Tensor]
 
@@ -128,6 +129,9 @@ class _Trainer:
         self.replicas = [_replica(self.model) for _ in self.mine]
         self.parameters = list(_trainable(self.model))
         self.optimizer = _optimizer(self.parameters, config)
+        columns = sum(t.numel() for t in [*self.parameters, *_statistics(self.model)])
+        self.exchanged = torch.empty(len(self.mine), columns, device=device)  # a row a slice: gradients and statistics
+        self.precision = precision(config, device)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         lanes = min(threads, len(self.mine)) if device.type == "cpu" else 1
@@ -185,21 +189,21 @@ class _Trainer:
             x, y = to_float(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
             return self.task.measure(self.replicas[lane], x, y, generator)
 
-        def backward(lane: int) -> Sequence[Tensor]:
+        def backward(lane: int) -> None:
             loss = self.task.total(measured[lane], means, self.epoch)
-            return torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
+            grads = torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
+            _gather([*grads, *_statistics(self.replicas[lane])], self.exchanged[lane])
 
         def mean(rows: Tensor) -> Tensor:
             return self.group.mean(rows if weights is None else rows * weights)
 
         lanes = range(len(self.mine))
-        measured = self._map(forward, lanes)
+        measured = self._map(self.precision(forward), lanes)
         names = list(measured[0])
         means = _named(names, mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
-        grads = self._map(backward, lanes)
+        self._map(backward, lanes)
         with torch.no_grad():
-            exchanged = mean(torch.stack([_flat([*grads[lane], *_statistics(self.replicas[lane])]) for lane in lanes]))
-            _scatter(exchanged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
+            _scatter(mean(self.exchanged), [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
             self.optimizer.step()
             for running, batch in zip(_statistics(self.model), _statistics(self.replicas[0]), strict=True):
@@ -257,8 +261,8 @@ def _statistics(model: nn.Module) -> list[Tensor]:
     return [b for b in model.buffers() if b.is_floating_point()]
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in tensors])
+def _gather(tensors: Sequence[Tensor], into: Tensor) -> None:
+    torch.cat([t.reshape(-1) for t in tensors], out=into)
 
 
 def _scatter(flat: Tensor, into: Sequence[Tensor | None]) -> None:
@@ -275,7 +279,7 @@ def _named(names: Sequence[str], values: Tensor) -> Parts:
 
 def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )
