@@ -1,9 +1,9 @@
 """Images/s of D-VAE training and of each pass, against a plain reference of the published layers and loop.
 
-Prints one JSON object. Both take turns in one process on the same cores: what counts is the ratios, of which the median
-over all turns is given. `matrix_share` is our part of the rate at which this machine multiplies large float32 matrices,
-measured in the same run; an image's operations are counted of our layers, so what the reference computes for nothing
-does not count.
+Prints one JSON object. Both take turns on the same cores, each in a process of its own, so that no setting of ours
+reaches the reference: what counts is the ratios, of which the median over all turns is given. `matrix_share` is our
+part of the rate at which this machine multiplies large float32 matrices, measured in the same run; an image's
+operations are counted of our layers, so what the reference computes for nothing does not count.
 
     python benchmarks/step.py [--preset cifar10] [--width 64] [--size 32] [--seconds 60] [--only train] [--out FILE]
 """
@@ -19,12 +19,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.multiprocessing as mp
 from reference import Loop
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +37,7 @@ from raydvae.engine import available_cores, one_thread
 from raydvae.models.dvae import DVAE
 from raydvae.models.losses import measure, total
 from raydvae.purify.inference import Inference
+from raydvae.training import HUGE_PAGES
 from raydvae.training.checkpoint import save_model
 from raydvae.training.feed import ImageSet
 from raydvae.training.job import pick_device
@@ -63,15 +66,16 @@ def main() -> None:
     args = parser.parse_args()
     config = shaped(preset(args.preset), args.width, args.size)
     device, cores = pick_device(), available_cores()
-    torch.set_num_threads(cores)
     steps = args.steps or (40 if device.type == "cuda" else 2)
     bench = Bench(config, device, cores, args.batch, steps)
     share = {"train": 0.6, "passes": 0.4} if not args.only else {args.only: 1.0}
     speeds: Speeds = {}
-    if "train" in share:
-        bench.training(speeds, share["train"] * args.seconds)
-    if "passes" in share:
-        bench.passes(speeds, share["passes"] * args.seconds)
+    with bench:
+        if "train" in share:
+            bench.training(speeds, share["train"] * args.seconds)
+        if "passes" in share:
+            bench.passes(speeds, share["passes"] * args.seconds)
+    torch.set_num_threads(cores)
     result = summary(speeds, bench.operations(), matrix_rate(device)) | {
         "preset": args.preset,
         "width": config.stage1.model.width,
@@ -105,18 +109,11 @@ class Bench:
     def __init__(self, config: PurifyConfig, device: torch.device, cores: int, batch: int, steps: int) -> None:
         self.config, self.device, self.cores, self.batch, self.steps = config, device, cores, batch, steps
         self.model: DVAEConfig = config.stage1.model
-        generator = torch.Generator().manual_seed(0)
-        shape = (steps * batch, config.image_size, config.image_size, 3)
-        images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        labels = torch.randint(0, config.num_classes, (len(images),), generator=generator)
-        self.rows = rows_of(images.numpy(), labels.numpy())
-        self.data = ImageSet(images.permute(0, 3, 1, 2), labels)
-        self.plain = (images.permute(0, 3, 1, 2).contiguous(), labels)
-        self.reference = Loop(self.model, device, batch)
+        self.data = some_images(self.model, steps * batch)
+        self.rows = rows_of(self.data.images.permute(0, 2, 3, 1).contiguous().numpy(), self.data.labels.numpy())
 
     def training(self, speeds: Speeds, seconds: float) -> None:
         """Train ours an epoch a turn, and the reference between two epochs; both warm up first."""
-        self.timed(lambda: self.reference.epoch(*self.plain))
         until = time.monotonic() + seconds
         config = TrainConfig(epochs=1_000_000, batch_size=self.batch)
         config = dataclasses.replace(config, slices=resolve_slices(config, 1, self.device))
@@ -124,13 +121,11 @@ class Bench:
         def turn(_: TrainState, metrics: dict[str, float]) -> None:
             if metrics["epoch"]:
                 note(speeds, "train", metrics["images_per_second"])
-            if metrics["epoch"] > 1 and time.monotonic() > until:
+            if metrics["epoch"] > 2 and time.monotonic() > until:
                 raise Done
-            before = torch.get_num_threads()
-            torch.set_num_threads(self.cores)
-            note(speeds, "train_reference", self.timed(lambda: self.reference.epoch(*self.plain)))
-            torch.set_num_threads(before)
+            note(speeds, "train_reference", self.reference("train"))
 
+        self.reference("train")
         try:
             task = VAETask(self.model, RateLossConfig())
             train(task, self.data, config, seed=0, device=self.device, threads=self.cores, on_epoch=turn)
@@ -147,26 +142,38 @@ class Bench:
             "pass1": lambda: inference.subtracted(self.rows),
             "pass3": lambda: inference.purified(self.rows),
         }
-        theirs = {"pass1": self.reference.pass1, "pass3": self.reference.pass3}
         until = time.monotonic() + seconds
         turns = 0
         while turns < 3 or time.monotonic() < until:
             for name in PASSES:
                 with one_thread(self.device, self.cores):
-                    speed = self.timed(ours[name])
-                plain = self.timed(lambda name=name: theirs[name](*self.plain))
+                    speed = timed(ours[name], len(self.data), self.device)
+                plain = self.reference(name)
                 if turns:  # the first warms up
                     note(speeds, name, speed)
                     note(speeds, f"{name}_reference", plain)
             turns += 1
 
-    def timed(self, work: Callable[[], Any]) -> float:
-        """Return the images/s of ``work`` on all images."""
-        started = time.perf_counter()
-        work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return len(self.data) / (time.perf_counter() - started)
+    def __enter__(self) -> Bench:
+        """Start the reference."""
+        self.pipe, theirs = mp.Pipe()
+        args = (theirs, self.model, self.device, self.cores, self.batch, len(self.data))
+        self.process = mp.get_context("spawn").Process(target=serve, args=args, daemon=True)
+        ours = os.environ.get(HUGE_PAGES, "")
+        os.environ[HUGE_PAGES] = "0"  # torch's default
+        self.process.start()
+        os.environ[HUGE_PAGES] = ours
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pipe.send("")
+        self.process.join()
+
+    def reference(self, name: str) -> float:
+        """Let the reference take its turn and return its images/s."""
+        self.pipe.send(name)
+        speed: float = self.pipe.recv()
+        return speed
 
     def operations(self) -> dict[str, float]:
         """Return the floating-point operations of an image in each kind of work, of our layers."""
@@ -188,6 +195,33 @@ class Bench:
             "pass1": counted(lambda: model.estimate_perturbation(x, y, noise)) / 2,
             "pass3": counted(second) / 2,
         }
+
+
+def serve(pipe: Connection, model: DVAEConfig, device: torch.device, cores: int, batch: int, rows: int) -> None:
+    """Be the reference: take turns as they are asked for, with torch's own settings."""
+    torch.set_num_threads(cores)
+    loop = Loop(model, device, batch)
+    data = some_images(model, rows)
+    images = data.images.contiguous()
+    work = {"train": loop.epoch, "pass1": loop.pass1, "pass3": loop.pass3}
+    while name := pipe.recv():
+        pipe.send(timed(lambda name=name: work[name](images, data.labels), rows, device))
+
+
+def some_images(model: DVAEConfig, rows: int) -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    shape = (rows, model.image_size, model.image_size, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return ImageSet(images.permute(0, 3, 1, 2), torch.randint(0, model.num_classes, (rows,), generator=generator))
+
+
+def timed(work: Callable[[], Any], rows: int, device: torch.device) -> float:
+    """Return the images/s of ``work`` on ``rows`` images."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return rows / (time.perf_counter() - started)
 
 
 def counted(work: Callable[[], Any]) -> float:

@@ -22,6 +22,7 @@ from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.seeds import derive
 from raydvae.training.batchnorm import GlobalBatchNorm2d
 from raydvae.training.feed import Cut, Feed, ImageSet, Slice, to_float
+from raydvae.training.flat import gather, scatter, strided
 from raydvae.training.group import Alone, Group
 from raydvae.training.precision import precision
 
@@ -192,7 +193,11 @@ class _Trainer:
         def backward(lane: int) -> None:
             loss = self.task.total(measured[lane], means, self.epoch)
             grads = torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
-            _gather([*grads, *_statistics(self.replicas[lane])], self.exchanged[lane])
+            if self.slices == 1:  # nothing to add up
+                for p, grad in zip(self.parameters, grads, strict=True):
+                    p.grad = strided(grad, p)
+            else:
+                gather([*grads, *_statistics(self.replicas[lane])], self.exchanged[lane])
 
         def mean(rows: Tensor) -> Tensor:
             return self.group.mean(rows if weights is None else rows * weights)
@@ -203,7 +208,9 @@ class _Trainer:
         means = _named(names, mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
         self._map(backward, lanes)
         with torch.no_grad():
-            _scatter(mean(self.exchanged), [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
+            if self.slices > 1:
+                averaged = mean(self.exchanged)
+                scatter(averaged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
             self.optimizer.step()
             for running, batch in zip(_statistics(self.model), _statistics(self.replicas[0]), strict=True):
@@ -238,7 +245,9 @@ class _Trainer:
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in state.optimizer.items():
             index, name = key.split(".", 1)
-            entries.setdefault(int(index), {})[name] = value
+            parameter = self.parameters[int(index)]
+            same = value.shape == parameter.shape  # a count of steps is a scalar
+            entries.setdefault(int(index), {})[name] = strided(value.to(self.device), parameter) if same else value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
         self.epoch, self.history = state.epoch, list(state.history)
 
@@ -259,18 +268,6 @@ def _trainable(model: nn.Module) -> Iterable[Tensor]:
 
 def _statistics(model: nn.Module) -> list[Tensor]:
     return [b for b in model.buffers() if b.is_floating_point()]
-
-
-def _gather(tensors: Sequence[Tensor], into: Tensor) -> None:
-    torch.cat([t.reshape(-1) for t in tensors], out=into)
-
-
-def _scatter(flat: Tensor, into: Sequence[Tensor | None]) -> None:
-    start = 0
-    for target in into:
-        assert target is not None
-        target.copy_(flat[start : start + target.numel()].view(target.shape))
-        start += target.numel()
 
 
 def _named(names: Sequence[str], values: Tensor) -> Parts:
