@@ -95,3 +95,13 @@ def test_parts_are_computed_on_as_many_threads_as_there_are_cores() -> None:
         assert each(work, range(4)) == [(part, 1) for part in range(4)]
     assert torch.get_num_threads() == before
     assert each(lambda part: part, range(3)) == [0, 1, 2]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_s_pass_is_the_cpu_s_within_a_level(model: DVAE, rows: Rows) -> None:
+    config = dataclasses.replace(CONFIG, sample_z=False)
+    on_cpu = Inference(model, config, CPU).purified(rows)[1]
+    gpu = torch.device("cuda")
+    on_gpu = Inference(model.to(gpu), config, gpu).purified(rows)[1]
+    assert np.abs(on_cpu.astype(int) - on_gpu).max() <= 1
