@@ -301,7 +301,8 @@ class _Experiment:
         reach = (verdict.reach[0] + offset, verdict.reach[1] + offset)
         raise ConfigError(
             f"{name}: no target for the window {window} was found with {len(search.told)} trials, which lead to "
-            f"{_window(reach)}. Run the same command with more --trials; those finished are not run again."
+            f"{_window(reach)}. {leap_advice(getattr(self.config, name).loss, search.told)}"
+            "Run the same command with more --trials; those finished are not run again."
         )
 
     def _full(self, name: str, data: Dataset, kld: float) -> TrainJob:
@@ -459,9 +460,9 @@ def _between(full: dict[float, float], window: Window) -> float | None:
     return None if target in full else target
 
 
-def leap_advice(loss: RateLossConfig, full: dict[float, float]) -> str:
+def leap_advice(loss: RateLossConfig, told: dict[float, float]) -> str:
     """Return what to know where the targets tried lie on both sides of the official rule's switch of lambda."""
-    weights = {dataclasses.replace(loss, kld_target=kld).weight for kld in full}
+    weights = {dataclasses.replace(loss, kld_target=kld).weight for kld in told}
     if len(weights) < 2:
         return ""
     return (
