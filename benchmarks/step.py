@@ -37,7 +37,6 @@ from raydvae.engine import available_cores, one_thread
 from raydvae.models.dvae import DVAE
 from raydvae.models.losses import measure, total
 from raydvae.purify.inference import Inference
-from raydvae.training import HUGE_PAGES
 from raydvae.training.checkpoint import save_model
 from raydvae.training.feed import ImageSet
 from raydvae.training.job import pick_device
@@ -159,10 +158,7 @@ class Bench:
         self.pipe, theirs = mp.Pipe()
         args = (theirs, self.model, self.device, self.cores, self.batch, len(self.data))
         self.process = mp.get_context("spawn").Process(target=serve, args=args, daemon=True)
-        ours = os.environ.get(HUGE_PAGES, "")
-        os.environ[HUGE_PAGES] = "0"  # torch's default
         self.process.start()
-        os.environ[HUGE_PAGES] = ours
         return self
 
     def __exit__(self, *_: object) -> None:

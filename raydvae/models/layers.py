@@ -76,11 +76,12 @@ class _InstanceNormReLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         y, scale = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(gradient.contiguous(memory_format=CL), y, 0.0)
-        y, gradient, scale = _rows(y), _rows(gradient), scale[:, None]
+        batch, channels, height, width = y.shape
+        y, gradient = _rows(y), _rows(gradient)
         mean = gradient.mean(dim=1, keepdim=True)
         along = (gradient * y).mean(dim=1, keepdim=True)
-        out = torch.addcmul(-(mean * scale), gradient, scale).addcmul_(y, along * scale, value=-1)
-        batch, channels, height, width = ctx.saved_tensors[0].shape
+        # In place: the gradient is a new tensor already, and another one would cost more than the arithmetic.
+        out = gradient.addcmul_(y, along, value=-1).sub_(mean).mul_(scale[:, None])
         return out.view(batch, height, width, channels).permute(0, 3, 1, 2), None
 
 
