@@ -34,15 +34,18 @@ from raydvae.engine import InProcess
 
 ATTACKS: dict[str, AttackConfig] = CONFIGS | {"lsp": LSPConfig(patch=4, norm=4.0)}
 DEFAULT = ("clean", "lsp", "ops", "em", "ar")
+EPOCHS = 12  # of the D-VAE, and of the classifier
 RULES: tuple[Rule, ...] = ("paper", "shortcut")
 
 
 def config(rule: Rule, seed: int) -> DetectConfig:
     base: PurifyConfig = preset()
     model = dataclasses.replace(base.stage1.model, image_size=SIDE)
-    stage = dataclasses.replace(base.stage1, model=model)
+    stage = dataclasses.replace(
+        base.stage1, model=model, train=dataclasses.replace(base.stage1.train, epochs=EPOCHS, slices=2)
+    )
     second = dataclasses.replace(base.stage2, model=model)
-    train = TrainConfig(epochs=12, batch_size=50, optimizer="sgd", lr=0.1, weight_decay=5e-4)
+    train = TrainConfig(epochs=EPOCHS, batch_size=50, optimizer="sgd", lr=0.1, weight_decay=5e-4, slices=2)
     classifier = ClassifyConfig(model="tiny", train=train, crop_padding=0, flip=False)
     purify = dataclasses.replace(base, seed=seed, stage1=stage, stage2=second)
     return DetectConfig(rule=rule, purify=purify, classifier=classifier)

@@ -59,8 +59,11 @@ def plasma(x: Tensor, generator: torch.Generator) -> Tensor:
     from kornia.contrib import diamond_square
 
     roughness = _uniform(*ROUGHNESS, x, generator)
+    batch, channels, height, width = x.shape
     random = partial(torch.rand, generator=generator)
-    maps: Tensor = diamond_square((*x.shape,), roughness, random_fn=random, device=x.device, dtype=x.dtype)
+    maps: Tensor = diamond_square(
+        (batch, channels, height, width), roughness, random_fn=random, device=x.device, dtype=x.dtype
+    )
     return maps
 
 
@@ -98,10 +101,13 @@ def augmented(x: Tensor, name: str, magnitude: Tensor) -> Tensor:
     def shear(across: Tensor, down: Tensor) -> Tensor:
         center = torch.tensor([[(width - 1) / 2, (height - 1) / 2]], device=x.device).expand(len(x), -1)
         matrix = transform.get_shear_matrix2d(center, across.deg2rad(), down.deg2rad())
-        return transform.warp_affine(x, matrix[:, :2], (height, width), align_corners=True)
+        out: Tensor = transform.warp_affine(x, matrix[:, :2], (height, width), align_corners=True)
+        return out
 
     def translate(across: Tensor, down: Tensor) -> Tensor:
-        return transform.translate(x, torch.stack([across * width, down * height], dim=1), align_corners=True)
+        shifts = torch.stack([across * width, down * height], dim=1)
+        out: Tensor = transform.translate(x, shifts, align_corners=True)
+        return out
 
     operations: dict[str, Callable[[], Tensor]] = {
         "auto_contrast": lambda: enhance.normalize_min_max(x),

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 BINS = 400  # that the numbers are counted in first: a fit costs the same for a thousand rows and a billion
+TAIL = 0.001  # share of the numbers on either side that count as the last one before them
 ROUNDS = 500
 TOLERANCE = 1e-7  # of the mean log likelihood, at which a fit has settled
 FLOOR = 1e-3  # least standard deviation of a component, as a share of the range
@@ -45,6 +46,8 @@ def fit(values: npt.NDArray[np.floating], seed: int = 0) -> Mixture:
     """Fit two components to ``values``; numbers that are all the same have a share of 0 and no separation."""
     x = np.asarray(values, np.float64)
     x = x[np.isfinite(x)]
+    if len(x):
+        x = x.clip(*np.quantile(x, (TAIL, 1 - TAIL)))  # a few far ones would leave no bins for the others
     if not len(x) or x.min() == x.max():
         middle = float(x[0]) if len(x) else 0.0
         return Mixture(share=0.0, error=0.0, means=(middle, middle), deviations=(0.0, 0.0), separation=0.0, gain=0.0)

@@ -83,7 +83,7 @@ def resnet50(num_classes: int) -> nn.Module:
     """ResNet-50 for small images: torchvision's with a 3x3 stem and no pooling; 23,520,842 parameters for C = 10."""
     from torchvision.models import resnet50
 
-    model = resnet50(num_classes=num_classes)
+    model: nn.Module = resnet50(num_classes=num_classes)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return _torchs_initialization(model)
@@ -93,10 +93,11 @@ def densenet121(num_classes: int) -> nn.Module:
     """DenseNet-121 for small images: torchvision's with a bare 3x3 stem; 6,956,298 parameters for C = 10."""
     from torchvision.models import densenet121
 
-    model = densenet121(num_classes=num_classes)
-    model.features.conv0 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model: nn.Module = densenet121(num_classes=num_classes)
+    features = model.get_submodule("features")
+    features.conv0 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     for name in ("norm0", "relu0", "pool0"):
-        setattr(model.features, name, nn.Identity())
+        setattr(features, name, nn.Identity())
     return _torchs_initialization(model)
 
 
@@ -108,7 +109,7 @@ def mobilenetv2(num_classes: int) -> nn.Module:
     from torchvision.models import mobilenet_v2
 
     model: nn.Module = mobilenet_v2(num_classes=num_classes)
-    model.classifier[0] = SeededDropout(model.classifier[0].p)  # type: ignore[operator, index, union-attr]
+    model.get_submodule("classifier").add_module("0", SeededDropout(0.2))
     return model
 
 

@@ -14,19 +14,22 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow.dataset  # noqa: F401 - imported before a fork, once
+import pyarrow.dataset  # noqa: F401 - imported before a fork, once, as what trainings need
+import tensorboardX  # noqa: F401
 import torch
+import torch._dynamo
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, find_classes, open_dataset
+from raydvae.data.dataset import Dataset, Unit, find_classes, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.defenses.configs import DEFENSES, DefenseConfig
 from raydvae.defenses.defending import LINEAR, STEP, defend
 from raydvae.defenses.purifiers import FOLDER
-from raydvae.engine import InProcess
+from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.training.checkpoint import MODEL
 
 UNIT_ROWS = 10
@@ -43,22 +46,33 @@ def settings(name: str, clean: str) -> DefenseConfig:
     return DEFENSES[name](**SMALL.get(name, {}), **given)  # type: ignore[arg-type]
 
 
-def make(config: DefenseConfig, data: Dataset, out: Path) -> dict[str, int]:
-    return defend(config, data, find_classes(data), 32, Run(Store(str(out))), InProcess(threads=1))
+class Nice(InProcess):
+    """Gives way to others while it works on units, so that the one who watches sees the moment to kill."""
+
+    def __init__(self, nice: int) -> None:
+        super().__init__(threads=1)
+        self.nice = nice
+
+    def map(self, work: UnitWork, units: Sequence[Unit]) -> Iterator[Record]:
+        os.nice(self.nice)
+        yield from super().map(work, units)
+
+
+def make(config: DefenseConfig, data: Dataset, out: Path, nice: int = 0) -> dict[str, int]:
+    return defend(config, data, find_classes(data), 32, Run(Store(str(out))), Nice(nice))
 
 
 def committed(out: Path) -> list[Path]:
     return sorted((out / f"_raydvae/commits/{STEP}").glob("*.json"))
 
 
-def start(config: DefenseConfig, source: str, out: Path) -> int:
+def start(config: DefenseConfig, source: str, out: Path, nice: int = 0) -> int:
     process = os.fork()
     if process:
         return process
     code = 1
     try:
-        os.nice(10)  # so that the one who watches sees the moment to kill
-        make(config, open_dataset(source, DataConfig(unit_rows=UNIT_ROWS)), out)
+        make(config, open_dataset(source, DataConfig(unit_rows=UNIT_ROWS)), out, nice)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -72,7 +86,7 @@ def finish(config: DefenseConfig, source: str, out: Path) -> None:
 
 
 def kill_at_first_commit(config: DefenseConfig, source: str, out: Path) -> None:
-    process = start(config, source, out)
+    process = start(config, source, out, nice=10)
     while not committed(out):
         ended, status = os.waitpid(process, os.WNOHANG)
         assert not ended, f"a run of {config} ended with status {status} before the moment to kill it came"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydvae.config import TrainConfig
+from raydvae.config import DataConfig, TrainConfig
 from raydvae.data.dataset import find_classes, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
@@ -88,7 +88,7 @@ def test_the_model_is_given_its_own_range_and_the_ends_of_ours_are_kept() -> Non
 
 def test_training_lowers_the_error_and_has_the_same_bits_on_two_threads() -> None:
     flat = (images(24).mean(dim=(2, 3), keepdim=True) * 255).to(torch.uint8).expand(-1, -1, 16, 16)
-    config = TrainConfig(epochs=6, batch_size=12, lr=2e-3, slices=2)
+    config = TrainConfig(epochs=4, batch_size=12, lr=4e-3, slices=2)
     one, two = (
         train(ScoreTask(8), ImageSet(flat, torch.zeros(24, dtype=torch.int64)), config, seed=0, threads=threads)
         for threads in (1, 2)
@@ -100,13 +100,13 @@ def test_training_lowers_the_error_and_has_the_same_bits_on_two_threads() -> Non
 
 
 def test_a_trained_model_is_lent_and_one_of_another_kind_is_refused(digits_folder: Path, tmp_path: Path) -> None:
-    data = open_dataset(str(digits_folder))
+    data = open_dataset(str(digits_folder), DataConfig(size_policy="resize"))
     classes = find_classes(data)
     small = {"epochs": 1, "width": 8, "batch": 60, "steps": 2}
 
     def make(config: AvatarConfig, name: str) -> dict[str, bytes]:
         out = tmp_path / name
-        assert defend(config, data, classes, 32, Run(Store(str(out))), InProcess(1))["rows_out"] == data.rows
+        assert defend(config, data, classes, 16, Run(Store(str(out))), InProcess(1))["rows_out"] == data.rows
         return {path.name: path.read_bytes() for path in out.glob("*.parquet")}
 
     trained = make(AvatarConfig(train_on=str(digits_folder), **small), "trained")  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ def test_a_trained_model_is_lent_and_one_of_another_kind_is_refused(digits_folde
     with pytest.raises(DataError, match="no trained diffusion model"):
         make(AvatarConfig(model=str(digits_folder)), "none")
 
-    defend(AEConfig(epochs=1, width=4, batch=60), data, classes, 32, Run(Store(str(tmp_path / "ae"))), InProcess(1))
+    defend(AEConfig(epochs=1, width=4, batch=60), data, classes, 16, Run(Store(str(tmp_path / "ae"))), InProcess(1))
     with pytest.raises(DataError, match="another kind"):
         make(AvatarConfig(model=str(tmp_path / "ae")), "other")
     assert not (tmp_path / "none").exists() and not (tmp_path / "other").exists()

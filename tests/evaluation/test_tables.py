@@ -66,6 +66,13 @@ def test_a_row_of_every_table(name: str, out: Store, monkeypatch: pytest.MonkeyP
     assert not again[1].done, "nothing is done twice"
 
 
+def test_one_diffusion_model_serves_all_poisons(out: Store) -> None:
+    planned = plan("2", "digits", "subset", rows=("lsp", "clean"), columns=("ava",))
+    cards, _ = make_table(planned, out, InProcess(), Silent())
+    assert sum(step.kind == "diffusion" for step in shared(planned.cells).values()) == 1
+    assert {card["paper"] for card in cards if card["column"] == "ava"} == {89.61, 81.15}
+
+
 def test_purification_by_steps_is_algorithm_1_to_the_byte(tmp_path: Path) -> None:
     scale = tiny()
     train, test = Source("digits", "train", 6), Source("digits", "test", 6)

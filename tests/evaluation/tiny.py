@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from raydvae.config import StageConfig, TrainConfig
+from raydvae.defenses.configs import AvatarConfig
 from raydvae.evaluation.scales import Scale, subset
 
 
@@ -26,4 +27,5 @@ def tiny(epochs: int = 1, rows: int = 6) -> Scale:
         usual=("lsp",),
         lfu_epochs=1,
         growth_steps=2,
+        diffusion=AvatarConfig(width=8, epochs=1, batch=32, steps=2),
     )
