@@ -34,13 +34,13 @@ from raydvae.engine import InProcess
 
 ATTACKS: dict[str, AttackConfig] = CONFIGS | {"lsp": LSPConfig(patch=4, norm=4.0)}
 DEFAULT = ("clean", "lsp", "ops", "em", "ar")
-EPOCHS = 12  # of the D-VAE, and of the classifier
+EPOCHS = 8  # of the D-VAE, and of the classifier
 RULES: tuple[Rule, ...] = ("paper", "shortcut")
 
 
 def config(rule: Rule, seed: int) -> DetectConfig:
     base: PurifyConfig = preset()
-    model = dataclasses.replace(base.stage1.model, image_size=SIDE)
+    model = dataclasses.replace(base.stage1.model, image_size=SIDE, width=8)
     stage = dataclasses.replace(
         base.stage1, model=model, train=dataclasses.replace(base.stage1.train, epochs=EPOCHS, slices=2)
     )

@@ -30,7 +30,7 @@ Mask = npt.NDArray[np.bool_]
 Labels = npt.NDArray[np.int64]
 MOST_ROWS = 5000  # that a classifier of a trial is trained on
 FEWEST_ROWS = 3  # of a class in a half, on both sides, for the class to take part
-EPOCHS, STEPS = 15, 150  # of a classifier of a trial: at least
+EPOCHS, STEPS = 10, 100  # of a classifier of a trial: at least
 CARRIED = 0.5  # of what others teach about others: below, what suspects teach does not carry over
 ERRORS = 3.0  # standard errors that the difference must be larger than
 
