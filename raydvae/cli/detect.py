@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
-from raydvae.cli.purify import Purify, sized
-from raydvae.config import ClassifyConfig
+from raydvae.cli.purify import Purify
+from raydvae.config import ClassifyConfig, sized
 from raydvae.detection.configs import DetectConfig
 from raydvae.errors import ConfigError
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import Progress, finish, storage_options, worker_range
-from raydvae.cli.purify import Purify, sized
+from raydvae.cli.purify import Purify
+from raydvae.config import sized
 from raydvae.detection.configs import GrowConfig
 
 
