@@ -4,10 +4,11 @@
     python benchmarks/tuning.py --synthetic 1000
     python benchmarks/tuning.py --data FOLDER --preset cifar10 --width 16 --batch 32 --full-epochs 20
 
-``grid_found`` is the first of the sizes 5, 9, 17 and 33, each with the targets of the one before, whose trials lead to
-a target inside of the window. It is told the measured correction from short to full training, which bisection had to
-estimate. A coarse grid may hit by luck: ``grid_sure`` is the size whose steps are as narrow as the window is wide on
-the measured curve, which cannot miss it. With --synthetic, ``grid`` is the smallest size that happens to hit.
+``grid_found`` is the first of the sizes 5, 9, 17 and 33 (up to --grid) whose trials lead to a target inside of the
+window. It is told the measured correction from short to full training, which bisection had to estimate. A coarse grid
+may hit by luck: ``grid_sure`` is the size whose steps are as narrow as the window is wide on the measured curve, which
+cannot miss it. ``times`` are both sizes over the trials that bisection took. With --synthetic, ``grid`` is the
+smallest size that happens to hit.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from raydvae.engine import Engine, InProcess, Silent
 from raydvae.tuning.experiment import Here, Runner, TuneConfig, Tuned, stage_input, trials_of, tune
 from raydvae.tuning.search import LIMITS, Search, build, monotone, solve
 
-GRIDS = (5, 9, 17, 33)
+GRIDS = (5, 9, 17, 33)  # each holds the targets of the one before
 
 
 def digits(home: Store) -> str:
@@ -88,7 +89,7 @@ def synthetic(count: int, window: tuple[float, float]) -> dict[str, object]:
 
 
 def measure(
-    tuned: Tuned, name: str, run: Run, data: Dataset, settings: TuneConfig, runner: Runner, engine: Engine
+    tuned: Tuned, name: str, run: Run, data: Dataset, settings: TuneConfig, runner: Runner, engine: Engine, most: int
 ) -> dict[str, object]:
     stage = tuned.stages[name]
     source = stage_input(run, name, data, tuned.stages["stage1"].kld_target)
@@ -98,13 +99,14 @@ def measure(
         t["kld_target"]: t["psnr"] for t in stage.trials if t["epochs"] == trials.stage.train.epochs or t["plateau"]
     }
     grid, reached = None, 0
-    for size in GRIDS:
+    for size in (size for size in GRIDS if size <= most):
         search = build("grid", window=window, trials=size, width=settings.concurrency)
         runner.search(search, trials, Silent())
         told, reached = told | search.told, size
         if search.verdict().found:
             grid = size
             break
+    sizes = {"grid_found": grid, "grid_sure": sure(told, window)}
     return {
         "stage": name,
         "window": list(stage.window),
@@ -115,9 +117,9 @@ def measure(
         "full_trainings": len(stage.verifications),
         "estimated_correction": round(stage.estimated, 2),
         "measured_correction": round(stage.measured, 2),
-        "grid_found": grid,
+        **sizes,
         "grid_tried": reached,
-        "grid_sure": sure(told, window),
+        "times": {name: round(size / len(stage.trials), 2) for name, size in sizes.items() if size},
     }
 
 
@@ -134,6 +136,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--concurrency", type=int, default=2)
+    parser.add_argument("--grid", type=int, default=GRIDS[-1], help="the largest grid to try")
     parser.add_argument("--synthetic", type=int, help="compare the searches on so many made-up responses, and end")
     options = parser.parse_args()
     if options.synthetic:
@@ -163,7 +166,7 @@ def main() -> None:
             tuned = tune(data, find_classes(data), home.sub("tuned"), config, settings, engine, runner)
             for name in tuned.stages:
                 run = Run(home.sub("tuned"))
-                print(json.dumps(measure(tuned, name, run, data, settings, runner, engine)), flush=True)
+                print(json.dumps(measure(tuned, name, run, data, settings, runner, engine, options.grid)), flush=True)
 
 
 if __name__ == "__main__":

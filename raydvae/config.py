@@ -18,6 +18,7 @@ from raydvae.errors import ConfigError
 Embedding = Literal["spatial", "vector"]
 Quantize = Literal["round", "truncate"]
 BatchStats = Literal["slice", "global"]
+Precision = Literal["auto", "float32", "bfloat16"]
 SizePolicy = Literal["reject", "resize"]
 Crop = Literal["padded", "resized"]
 ClassifierName = Literal[
@@ -123,6 +124,8 @@ class TrainConfig:
     ``slices`` is the number of equal parts that a global batch is computed in; batch statistics are taken per slice
     ("slice"), or over the whole batch ("global"). With "slice" the result has the same bits for every number of
     workers that divides ``slices``. 0 means 4 on a CPU (a slice is computed by one thread) and one a worker on GPUs.
+    ``precision`` is that of convolutions in training; "auto" is bfloat16 on a GPU and float32 on a CPU. Weights, losses
+    and passes are float32 always.
     """
 
     epochs: int = 60
@@ -134,6 +137,7 @@ class TrainConfig:
     clip_norm: float = 5.0
     slices: int = 0
     batch_stats: BatchStats = "slice"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -148,6 +152,7 @@ class TrainConfig:
             raise ConfigError(f"slices is {self.slices}; give a positive number, or 0 for the default.")
         check_choice("optimizer", self.optimizer, Literal["adam", "sgd"])
         check_choice("batch_stats", self.batch_stats, BatchStats)
+        check_choice("precision", self.precision, Precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -21,6 +23,8 @@ from raydvae.data.manifest import Run
 from raydvae.training.job import Progress, TrainJob, pick_device, run_job
 
 Record = dict[str, Any]
+T = TypeVar("T")
+V = TypeVar("V")
 
 
 class UnitWork(Protocol):
@@ -67,6 +71,11 @@ class Engine(Protocol):
     @property
     def io_cores(self) -> float:
         """Cores that read and commit units."""
+        ...
+
+    @property
+    def pass_cores(self) -> int:
+        """Cores on which each worker computes a unit."""
         ...
 
     def cores(self, slices: int) -> float:
@@ -174,6 +183,11 @@ class InProcess:
         """See `Engine`."""
         return 1
 
+    @property
+    def pass_cores(self) -> int:
+        """See `Engine`."""
+        return self.threads
+
     def cores(self, slices: int) -> float:
         """See `Engine.cores`."""
         return min(self.threads, slices)
@@ -200,24 +214,42 @@ class InProcess:
         work.load(self.device)
         for unit in units:
             rows = work.read(unit)
-            with one_thread(self.device):
+            with one_thread(self.device, self.threads):
                 result = work.compute(rows)
             yield work.commit(rows, result)
 
 
 class one_thread:  # noqa: N801 - reads as a statement
-    """Compute with one thread a worker on a CPU, so that no sum depends on the number of cores."""
+    """Compute with one thread an operator on a CPU, so that no sum depends on the number of cores.
 
-    def __init__(self, device: torch.device) -> None:
+    To use more ``cores`` than one, work is cut into parts that are the same on any number of them: see `each`.
+    """
+
+    def __init__(self, device: torch.device, cores: int = 1) -> None:
         self.limit = device.type == "cpu"
+        self.cores = cores if self.limit else 1
 
     def __enter__(self) -> None:
         self.before = torch.get_num_threads()
         if self.limit:
-            torch.set_num_threads(1)
+            torch.set_num_threads(1)  # also of threads that begin from now on
+        self.pool = ThreadPoolExecutor(self.cores) if self.cores > 1 else None
+        self.outer = _POOL.set(self.pool)
 
     def __exit__(self, *_: object) -> None:
+        _POOL.reset(self.outer)
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self.before)
+
+
+_POOL: ContextVar[ThreadPoolExecutor | None] = ContextVar("pool", default=None)
+
+
+def each(work: Callable[[T], V], parts: Iterable[T]) -> list[V]:
+    """Return ``work`` of each part, in order; within `one_thread`, as many parts at once as it has cores."""
+    pool = _POOL.get()
+    return [work(part) for part in parts] if pool is None else list(pool.map(work, parts))
 
 
 def this_machine() -> Resources:

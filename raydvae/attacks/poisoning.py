@@ -99,7 +99,8 @@ def collect(run: Run) -> dict[str, int]:
     records = run.records(STEP)
     if not run.home.exists(TABLE):
         parts = [run.home.read(f"{PARTS}/{record['unit']}.parquet") for record in records]
-        run.home.write(TABLE, parquet_bytes(pa.concat_tables(pq.read_table(pa.BufferReader(part)) for part in parts)))
+        tables = [pq.ParquetFile(pa.BufferReader(part)).read() for part in parts]
+        run.home.write(TABLE, parquet_bytes(pa.concat_tables(tables)))
         run.home.delete(PARTS)
     names = ("rows_in", "rows_out", "rows_rejected", "rows_poisoned")
     return {name: sum(record[name] for record in records) for name in names}

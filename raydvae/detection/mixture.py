@@ -97,6 +97,7 @@ def _moments(x: Floats, weights: npt.NDArray[Any], floor: float) -> tuple[float,
 def _settle(x: Floats, counts: npt.NDArray[Any], floor: float, begin: Fit) -> Fit:
     """Run expectation maximization to its end."""
     share, means, deviations, _ = begin
+    weights = counts.astype(np.float64)
     before = -math.inf
     for _ in range(ROUNDS):
         lower, upper = _log_densities(x, share, means, deviations)
@@ -105,9 +106,9 @@ def _settle(x: Floats, counts: npt.NDArray[Any], floor: float, begin: Fit) -> Fi
         if likelihood - before < TOLERANCE:
             break
         before = likelihood
-        of_upper = np.exp(upper - both) * counts
+        of_upper = np.exp(upper - both) * weights
         share = min(1 - 1e-6, max(1e-6, float(of_upper.sum() / counts.sum())))
-        first, second = _moments(x, counts - of_upper, floor), _moments(x, of_upper, floor)
+        first, second = _moments(x, weights - of_upper, floor), _moments(x, of_upper, floor)
         means, deviations = (first[0], second[0]), (first[1], second[1])
     if means[0] > means[1]:
         share, means, deviations = 1 - share, (means[1], means[0]), (deviations[1], deviations[0])

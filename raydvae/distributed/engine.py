@@ -62,6 +62,11 @@ class RayEngine:
         """See `Engine`."""
         return IO_CORES if self.address is None else max(1.0, self.resources().cpus - self.workers)
 
+    @property
+    def pass_cores(self) -> int:
+        """See `Engine`. On a cluster an actor takes one core, which fits anywhere: more workers use more cores."""
+        return max(1, available_cores() // self.workers) if self.address is None else 1
+
     def cores(self, slices: int) -> float:
         """See `Engine.cores`."""
         share = math.ceil(slices / self.workers)
@@ -118,8 +123,8 @@ class RayEngine:
 
         use_gpu = self.device.type == "cuda"
         if self.fewest == self.workers:
-            return stream(work, units, self.workers, use_gpu)
-        return elastic_stream(work, units, self._there, use_gpu)
+            return stream(work, units, self.workers, use_gpu, cores=self.pass_cores)
+        return elastic_stream(work, units, self._there, use_gpu, self.pass_cores)
 
     def _there(self) -> int:
         """Return for how many workers the cluster has room now, between the fewest and all."""

@@ -57,7 +57,7 @@ class StreamBroken(RaydvaeError):
 
 
 def elastic_stream(
-    work: UnitWork, units: Sequence[Unit], workers: Callable[[], int], use_gpu: bool
+    work: UnitWork, units: Sequence[Unit], workers: Callable[[], int], use_gpu: bool, cores: int = 1
 ) -> Iterator[Record]:
     """Do as `stream` does, with as many actors as ``workers`` says now, and again when the stream breaks.
 
@@ -67,7 +67,7 @@ def elastic_stream(
     breaks = 0
     while left:
         try:
-            for record in stream(work, list(left.values()), workers(), use_gpu, ELASTIC_TIMEOUT_SECONDS):
+            for record in stream(work, list(left.values()), workers(), use_gpu, ELASTIC_TIMEOUT_SECONDS, cores):
                 del left[record["unit"]]
                 breaks = 0
                 yield record
@@ -79,9 +79,14 @@ def elastic_stream(
 
 
 def stream(
-    work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool, timeout: float = TIMEOUT_SECONDS
+    work: UnitWork,
+    units: Sequence[Unit],
+    workers: int,
+    use_gpu: bool,
+    timeout: float = TIMEOUT_SECONDS,
+    cores: int = 1,
 ) -> Iterator[Record]:
-    """Do ``work`` on ``units`` with ``workers`` actors; yield each unit's record once it is committed.
+    """Do ``work`` on ``units`` with ``workers`` actors of ``cores`` each; yield a unit's record once it is committed.
 
     Raises what ``work`` raises if that is a `RaydvaeError`, and else a `StreamBroken` that says what Ray saw: also
     when the process that works on one unit died `RETRIES` + 1 times, or nothing moved for ``timeout`` seconds.
@@ -90,7 +95,7 @@ def stream(
         return
     try:
         with _Waiting(work.name, len(units), workers, use_gpu) as waiting:
-            for plan in plans(work, units, workers, use_gpu, timeout):
+            for plan in plans(work, units, workers, use_gpu, timeout, cores):
                 for row in plan.iter_rows():
                     waiting.done += 1
                     yield json.loads(row["record"])
@@ -99,7 +104,12 @@ def stream(
 
 
 def plans(
-    work: UnitWork, units: Sequence[Unit], workers: int, use_gpu: bool, timeout: float = TIMEOUT_SECONDS
+    work: UnitWork,
+    units: Sequence[Unit],
+    workers: int,
+    use_gpu: bool,
+    timeout: float = TIMEOUT_SECONDS,
+    cores: int = 1,
 ) -> Iterator[ray.data.Dataset]:
     """Yield the streams to run one after the other, nothing of which has run; their rows are the records, as JSON.
 
@@ -108,7 +118,7 @@ def plans(
     """
     shared = _Shared(ray.put(work), work.name)
     workers = min(workers, len(units))
-    slots = _io_slots(workers, use_gpu)
+    slots = _io_slots(0 if use_gpu else workers * cores)
     # Decoded units in flight. Ray Data's own limit is half of the object store: gigabytes would pile up before the
     # actors, the slowest stage. More than this keeps no process busier: each task holds one, each actor has its next.
     flight = UNITS_PER_ACTOR * workers + slots
@@ -123,7 +133,7 @@ def plans(
         if limit is not None:
             limits = context.execution_options.resource_limits
             context.execution_options.resource_limits = limits.copy(object_store_memory=limit)
-        yield _stages(source, shared, workers, slots, use_gpu)
+        yield _stages(source, shared, workers, slots, use_gpu, cores)
 
 
 def _source(units: Sequence[Unit], slots: int) -> ray.data.Dataset:
@@ -132,7 +142,9 @@ def _source(units: Sequence[Unit], slots: int) -> ray.data.Dataset:
     return ray.data.from_arrow([_listed(units[at : at + size]) for at in range(0, len(units), size)])
 
 
-def _stages(source: ray.data.Dataset, shared: _Shared, workers: int, slots: int, use_gpu: bool) -> ray.data.Dataset:
+def _stages(
+    source: ray.data.Dataset, shared: _Shared, workers: int, slots: int, use_gpu: bool, cores: int
+) -> ray.data.Dataset:
     with _no_warnings():
         return (
             source.map_batches(
@@ -146,11 +158,11 @@ def _stages(source: ray.data.Dataset, shared: _Shared, workers: int, slots: int,
             )
             .map_batches(
                 _Compute,
-                fn_constructor_args=(shared,),
+                fn_constructor_args=(shared, cores),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(size=workers),
-                num_cpus=0 if use_gpu else 1,
+                num_cpus=0 if use_gpu else cores,
                 num_gpus=1 if use_gpu else 0,
                 max_task_retries=RETRIES,
             )
@@ -166,9 +178,9 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-def _io_slots(workers: int, use_gpu: bool) -> int:
-    """Return how many reading and committing tasks can run at once beside the actors."""
-    free = ray.cluster_resources().get("CPU", 0.0) - (0 if use_gpu else workers)
+def _io_slots(taken: int) -> int:
+    """Return how many reading and committing tasks can run at once beside actors that take so many cores."""
+    free = ray.cluster_resources().get("CPU", 0.0) - taken
     return max(2, int(free / IO_CPUS))
 
 
@@ -221,8 +233,8 @@ class _Read:
 class _Compute:
     """The actor that holds the model."""
 
-    def __init__(self, shared: _Shared) -> None:
-        self.shared = shared
+    def __init__(self, shared: _Shared, cores: int) -> None:
+        self.shared, self.cores = shared, cores
         self.device: torch.device | None = None
 
     def _load(self) -> torch.device:
@@ -239,7 +251,7 @@ class _Compute:
         work = self.shared.work()
         with _own_words():
             self.device = self.device or self._load()
-        with _own_words(), metrics.timed(work.name, "compute"), one_thread(self.device):
+        with _own_words(), metrics.timed(work.name, "compute"), one_thread(self.device, self.cores):
             rows = _unpack(batch)
             result = work.compute(rows)
             # Pixels that came in are not committed: they stay behind, the count of rows goes on.

@@ -55,11 +55,11 @@ def plan(
     table = find_table(name)
     if scale not in ("full", "subset"):
         raise ConfigError(f"There is no scale {scale!r}; choose full or subset.")
-    prints: dict[str, tuple[str, ...]]
+    prints: dict[str, tuple[str, ...]] = {"train": (), "test": ()}
     if uri == DIGITS:
         if scale == "full":
             raise ConfigError("scikit-learn's digits have no full scale: the paper has no settings for them.")
-        settings, prints = subset(True, 10, 0), {"train": (), "test": ()}
+        settings = subset(True, 10, 0)
     else:
         data = {split: open_dataset(uri, DataConfig(), options, split=split) for split in ("train", "test")}
         if data["train"].files == data["test"].files:

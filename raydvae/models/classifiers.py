@@ -119,7 +119,8 @@ def torchvisions(name: str) -> Callable[[int], nn.Module]:
     def build(num_classes: int) -> nn.Module:
         import torchvision.models
 
-        return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+        return model
 
     return build
 

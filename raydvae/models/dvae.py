@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from raydvae.config import DVAEConfig
+from raydvae.models.layers import InstanceNormReLU, TransposedConv2d, full, reparameterize
 
 
 class DVAEOutput(NamedTuple):
-    """What one forward pass gives. ``p_hat`` is signed and unbounded; a plain VAE has none."""
+    """What one forward pass gives, in float32. ``p_hat`` is signed and unbounded; a plain VAE has none."""
 
     x_hat: Tensor
     p_hat: Tensor | None
@@ -47,8 +48,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H/stride, W/stride)."""
-        h = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(h)) + self.shortcut(x))
+        # In place: a new tensor of this size costs more than the addition.
+        h = torch.relu_(self.bn1(self.conv1(x)))
+        return torch.relu_(self.bn2(self.conv2(h)).add_(self.shortcut(x)))
 
 
 class Encoder(nn.Sequential):
@@ -56,7 +58,9 @@ class Encoder(nn.Sequential):
 
     def __init__(self, config: DVAEConfig) -> None:
         width = config.width
-        stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
         blocks: list[nn.Module] = [stem, ResidualBlock(width, width), ResidualBlock(width, width)]
         for level in range(config.halvings):
             blocks.append(ResidualBlock(width * 2**level, width * 2 ** (level + 1), stride=2))
@@ -76,27 +80,27 @@ class Decoder(nn.Sequential):
         c = config.features
         layers: list[nn.Module] = [_up(c, c // 2)]
         if config.halvings == 1:
-            layers += [_same(c // 2, c // 2), *_norm(c // 2), _same(c // 2, c // 4), *_norm(c // 4), _same(c // 4, 3)]
+            layers += [_same(c // 2, c // 2), *_norm(), _same(c // 2, c // 4), *_norm(), _same(c // 4, 3)]
         else:
             last = _up if config.halvings == 3 else _same
             c_end = config.width // 2
             c_mid = config.width if config.halvings == 3 else c // 4
-            layers += [_same(c // 2, c // 4), *_norm(c // 4), _up(c // 4, c_mid), _same(c_mid, c_end), *_norm(c_end)]
+            layers += [_same(c // 2, c // 4), *_norm(), _up(c // 4, c_mid), _same(c_mid, c_end), *_norm()]
             layers += [last(c_end, 3)]
         super().__init__(*layers)
 
 
 def _up(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1)
+    return TransposedConv2d(in_channels, out_channels, 4, stride=2, padding=1)
 
 
 def _same(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.ConvTranspose2d(in_channels, out_channels, 3, padding=1)
+    return TransposedConv2d(in_channels, out_channels, 3, padding=1)
 
 
-def _norm(channels: int) -> list[nn.Module]:
-    # One group a channel is instance normalization; unlike torch's InstanceNorm2d it keeps channels_last memory.
-    return [nn.GroupNorm(channels, channels, affine=False), nn.ReLU()]
+def _norm() -> list[nn.Module]:
+    # The identity keeps the names of weights that were saved when activations were modules of their own.
+    return [InstanceNormReLU(), nn.Identity()]
 
 
 class RateConstrainedVAE(nn.Module):
@@ -118,22 +122,26 @@ class RateConstrainedVAE(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``mu`` and ``log_var`` of q(z|x)."""
         features = self.encoder(x)
-        return self.mu(features), self.log_var(features)
+        return full(self.mu(features)), full(self.log_var(features))
 
     def sample(self, x: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return lifted latents, ``mu`` and ``log_var``; without noise the latents are the mean."""
         mu, log_var = self.encode(x)
-        z = mu if noise is None else mu + torch.exp(0.5 * log_var) * noise
+        z = mu if noise is None else reparameterize(mu, log_var, noise)
         return self.lift(z), mu, log_var
+
+    def image(self, h: Tensor) -> Tensor:
+        """Decode lifted latents to x_hat."""
+        return torch.sigmoid(full(self.decoder(h)))
 
     def reconstruct(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """Return x_hat in [0, 1]."""
-        return torch.sigmoid(self.decoder(self.sample(x, noise)[0]))
+        return self.image(self.sample(x, noise)[0])
 
     def forward(self, x: Tensor, y: Tensor, noise: Tensor | None) -> DVAEOutput:
         """Reconstruct ``x``; the labels are there so that both models are called alike."""
         h, mu, log_var = self.sample(x, noise)
-        return DVAEOutput(torch.sigmoid(self.decoder(h)), None, mu, log_var)
+        return DVAEOutput(self.image(h), None, mu, log_var)
 
 
 class Autoencoder(nn.Module):
@@ -177,4 +185,4 @@ class DVAE(RateConstrainedVAE):
     def forward(self, x: Tensor, y: Tensor, noise: Tensor | None) -> DVAEOutput:
         """Return reconstruction and estimated perturbation of images ``x`` with labels ``y`` (B,) int64."""
         h, mu, log_var = self.sample(x, noise)
-        return DVAEOutput(torch.sigmoid(self.decoder(h)), self.perturbation_decoder(h + self.embed(y)), mu, log_var)
+        return DVAEOutput(self.image(h), full(self.perturbation_decoder(h + self.embed(y))), mu, log_var)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raydvae.config import RateLossConfig
 from raydvae.models.dvae import DVAEOutput
+from raydvae.models.layers import gaussian_kld
 
 Parts = dict[str, Tensor]
 
@@ -23,7 +24,7 @@ def kld(mu: Tensor, log_var: Tensor) -> Tensor:
 
     Summed over channels, averaged over batch and positions, as in the official code.
     """
-    return -0.5 * (1 + log_var - mu.square() - log_var.exp()).sum(dim=1).mean()
+    return gaussian_kld(mu, log_var)
 
 
 def psnr(x: Tensor, x_hat: Tensor) -> Tensor:

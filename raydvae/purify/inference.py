@@ -15,13 +15,16 @@ from raydvae.config import DVAEConfig, PurifyConfig, Quantize
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Rows, Unit
 from raydvae.data.store import Store
+from raydvae.engine import each
 from raydvae.models.dvae import DVAE, RateConstrainedVAE
+from raydvae.models.folding import fold
 from raydvae.seeds import derive
 from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import to_float
 
 Noise = Callable[[int], Tensor | None]
 V = TypeVar("V", bound=RateConstrainedVAE)
+CPU_PIXELS = 2**13  # that a CPU thread computes at a time: activations of more do not stay in caches
 
 
 @torch.no_grad()
@@ -54,7 +57,7 @@ def load_vae(store: Store, architecture: DVAEConfig) -> RateConstrainedVAE:
 
 def _ready(model: V, store: Store) -> V:
     model.load_state_dict(load_model(store)[0])
-    ready: V = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    ready: V = fold(model.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
     return ready
 
 
@@ -71,71 +74,91 @@ class Inference:
         """Return the stage whose finished training lies in ``store``."""
         return cls(load_dvae(store, architecture).to(device), config, device)
 
-    @torch.no_grad()
     def subtracted(self, rows: Rows) -> tuple[Array, npt.NDArray[np.float32]]:
         """Pass 1: return x1 (N, H, W, 3) uint8 and p_hat0 (N, H, W, 3), the perturbation that was taken off."""
-        assert isinstance(self.model, DVAE)
-        noise = self._noise(rows.unit, 1)
-        out = np.empty_like(rows.images)
-        estimates = np.empty(rows.images.shape, np.float32)
-        for part, x, y in self._batches(rows):
-            p_hat = self.model.estimate_perturbation(x, y, noise(len(x)))
-            out[part] = _hwc(to_uint8((x - p_hat).clamp_(0, 1), self.config.quantize))
-            estimates[part] = _hwc(p_hat)
-        return out, estimates
+        model = self.model
+        assert isinstance(model, DVAE)
+
+        def one(x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+            p_hat = model.estimate_perturbation(x, y, noise(1))
+            return to_uint8((x - p_hat).clamp_(0, 1), self.config.quantize), p_hat
+
+        x1, p_hat = self._in_batches(rows, one, (torch.uint8, torch.float32))
+        return x1, p_hat
 
     def purified(self, rows: Rows) -> tuple[Array | None, Array]:
         """Passes 2 and 3: return x2 if it is to be kept, and x3, both (N, H, W, 3) uint8; x2 goes on as float."""
-        assert isinstance(self.model, DVAE)
-        second, third = self._noise(rows.unit, 2), self._noise(rows.unit, 3)
-        kept = np.empty_like(rows.images) if self.config.keep_intermediate else None
-        out = np.empty_like(rows.images)
-        for part, x, y in self._batches(rows):
-            x2 = subtract(self.model, x, y, second(len(x)))
-            out[part] = _hwc(to_uint8(reconstruct(self.model, x2, third(len(x))), self.config.quantize))
-            if kept is not None:
-                kept[part] = _hwc(to_uint8(x2, self.config.quantize))
-        return kept, out
+        model, keep = self.model, self.config.keep_intermediate
+        assert isinstance(model, DVAE)
 
-    @torch.no_grad()
+        def one(x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+            x2 = subtract(model, x, y, noise(2))
+            x3 = to_uint8(reconstruct(model, x2, noise(3)), self.config.quantize)
+            return (x3, to_uint8(x2, self.config.quantize)) if keep else (x3,)
+
+        x3, *x2 = self._in_batches(rows, one, (torch.uint8, torch.uint8) if keep else (torch.uint8,))
+        return x2[0] if keep else None, x3
+
     def disentangled(self, rows: Rows) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return x_hat0 and p_hat0, both (N, H, W, 3): what pass 1 takes for the image and for the perturbation."""
-        assert isinstance(self.model, DVAE)
-        noise = self._noise(rows.unit, 1)
-        x_hat, p_hat = (np.empty(rows.images.shape, np.float32) for _ in range(2))
-        for part, x, y in self._batches(rows):
-            out = self.model(x, y, noise(len(x)))
-            x_hat[part], p_hat[part] = _hwc(out.x_hat), _hwc(out.p_hat)
+        model = self.model
+        assert isinstance(model, DVAE)
+
+        def one(x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+            out = model(x, y, noise(1))
+            return out.x_hat, out.p_hat
+
+        x_hat, p_hat = self._in_batches(rows, one, (torch.float32, torch.float32))
         return x_hat, p_hat
 
     def reconstructed(self, rows: Rows) -> Array:
         """Return x_hat (N, H, W, 3) uint8 of the rows as they came."""
-        noise, out = self._noise(rows.unit, 1), np.empty_like(rows.images)
-        for part, x, _ in self._batches(rows):
-            out[part] = _hwc(to_uint8(reconstruct(self.model, x, noise(len(x))), self.config.quantize))
-        return out
 
-    def _batches(self, rows: Rows) -> list[tuple[slice, Tensor, Tensor]]:
-        """Return the unit's images and labels in batches of fixed size, counted from the unit's first row."""
-        step, count = self.config.pass_batch, len(rows.images)
-        out = []
-        for start in range(0, count, step):
-            part = slice(start, min(start + step, count))
-            x = to_float(torch.from_numpy(rows.images[part]).permute(0, 3, 1, 2).to(self.device))
-            out.append((part, x, torch.from_numpy(rows.labels[part]).to(self.device)))
-        return out
+        def one(x: Tensor, _: Tensor, noise: Noise) -> tuple[Tensor, ...]:
+            return (to_uint8(reconstruct(self.model, x, noise(1)), self.config.quantize),)
 
-    def _noise(self, unit: Unit, number: int) -> Noise:
-        """Return a source of latent noise for pass ``number`` of a unit; it gives None where z is the mean."""
-        generator = torch.Generator(self.device).manual_seed(derive(self.config.seed, "pass", number, unit.id))
+        return self._in_batches(rows, one, (torch.uint8,))[0]
 
-        def draw(batch: int) -> Tensor | None:
+    def _in_batches(
+        self, rows: Rows, work: Callable[[Tensor, Tensor, Noise], tuple[Tensor, ...]], kinds: tuple[torch.dtype, ...]
+    ) -> list[npt.NDArray[Any]]:
+        """Return what ``work`` makes of the unit's images, in batches of fixed size counted from the unit's first row.
+
+        A batch is ``pass_batch`` images, on a CPU fewer if they have more than `CPU_PIXELS`. It has noise of its own,
+        so that any thread can compute it. On a GPU nothing waits for the device before the last batch is on its way.
+        """
+        gpu, step = self.device.type == "cuda", self.config.pass_batch
+        if not gpu:
+            step = min(step, max(1, CPU_PIXELS // self.config.image_size**2))
+        images = _pinned(rows.images, gpu).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        labels = _pinned(rows.labels, gpu).to(self.device, non_blocking=True)
+        out = [torch.empty(rows.images.shape, dtype=kind, pin_memory=gpu) for kind in kinds]
+
+        @torch.inference_mode()
+        def one(start: int) -> None:
+            part = slice(start, start + step)
+            made = work(to_float(images[part]), labels[part], self._noise(rows.unit, start, len(images[part])))
+            for target, values in zip(out, made, strict=True):
+                target[part].copy_(values.permute(0, 2, 3, 1), non_blocking=True)
+
+        each(one, range(0, len(images), step))
+        if gpu:
+            torch.cuda.synchronize(self.device)
+        return [tensor.numpy() for tensor in out]
+
+    def _noise(self, unit: Unit, start: int, batch: int) -> Noise:
+        """Return the latent noise by pass of the batch that begins at ``start``; it is None where z is the mean."""
+
+        def draw(number: int) -> Tensor | None:
             if not self.config.sample_z:
                 return None
+            seed = derive(self.config.seed, "pass", number, unit.id, start)
+            generator = torch.Generator(self.device).manual_seed(seed)
             return torch.randn(self.model.latent_shape(batch), generator=generator, device=self.device)
 
         return draw
 
 
-def _hwc(x: Tensor) -> npt.NDArray[Any]:
-    return np.asarray(x.permute(0, 2, 3, 1).cpu().numpy())
+def _pinned(values: npt.NDArray[Any], gpu: bool) -> Tensor:
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if gpu else tensor

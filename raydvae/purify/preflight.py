@@ -159,7 +159,8 @@ def preflight(
             share = left / len(units)
             steps[step] = f"{left} units"
             coding = (measured.decode + measured.encode) / engine.io_cores
-            seconds[step] = share * (worked * getattr(measured, step) / engine.workers + rows * coding)
+            at_once = engine.workers * (1 if engine.device.type == "cuda" else engine.pass_cores)
+            seconds[step] = share * (worked * getattr(measured, step) / at_once + rows * coding)
     asked = engine.asks(cores, 0 if streamed or not seconds else decoded)
     parameters = sum(_parameters(stage) for stage in (config.stage1, config.stage2))
     return Plan(

@@ -74,7 +74,7 @@ def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, s
         if not record["rows_rejected"]:
             continue
         data = run.home.read(f"rejected/{record['unit']}.parquet")
-        table = pq.read_table(pa.BufferReader(data), columns=["reason", "row_id"])
+        table = pq.ParquetFile(pa.BufferReader(data)).read(["reason", "row_id"])
         for reason, row_id in zip(table["reason"].to_pylist(), table["row_id"].to_pylist(), strict=True):
             counts[reason] += 1
             example.setdefault(reason, row_id)

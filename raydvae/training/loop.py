@@ -22,7 +22,9 @@ from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.seeds import derive
 from raydvae.training.batchnorm import GlobalBatchNorm2d
 from raydvae.training.feed import Cut, Feed, ImageSet, Slice, to_float
+from raydvae.training.flat import gather, scatter, strided
 from raydvae.training.group import Alone, Group
+from raydvae.training.precision import precision
 
 Parts = dict[str, Tensor]
 
@@ -128,6 +130,9 @@ class _Trainer:
         self.replicas = [_replica(self.model) for _ in self.mine]
         self.parameters = list(_trainable(self.model))
         self.optimizer = _optimizer(self.parameters, config)
+        columns = sum(t.numel() for t in [*self.parameters, *_statistics(self.model)])
+        self.exchanged = torch.empty(len(self.mine), columns, device=device)  # a row a slice: gradients and statistics
+        self.precision = precision(config, device)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         lanes = min(threads, len(self.mine)) if device.type == "cpu" else 1
@@ -185,21 +190,27 @@ class _Trainer:
             x, y = to_float(images.to(self.device, non_blocking=True)), labels.to(self.device, non_blocking=True)
             return self.task.measure(self.replicas[lane], x, y, generator, self.epoch)
 
-        def backward(lane: int) -> Sequence[Tensor]:
+        def backward(lane: int) -> None:
             loss = self.task.total(measured[lane], means, self.epoch)
-            return torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
+            grads = torch.autograd.grad(loss, list(_trainable(self.replicas[lane])))
+            if self.slices == 1:  # nothing to add up
+                for p, grad in zip(self.parameters, grads, strict=True):
+                    p.grad = strided(grad, p)
+            else:
+                gather([*grads, *_statistics(self.replicas[lane])], self.exchanged[lane])
 
         def mean(rows: Tensor) -> Tensor:
             return self.group.mean(rows if weights is None else rows * weights)
 
         lanes = range(len(self.mine))
-        measured = self._map(forward, lanes)
+        measured = self._map(self.precision(forward), lanes)
         names = list(measured[0])
         means = _named(names, mean(torch.stack([torch.stack([p[n].detach() for n in names]) for p in measured])))
-        grads = self._map(backward, lanes)
+        self._map(backward, lanes)
         with torch.no_grad():
-            exchanged = mean(torch.stack([_flat([*grads[lane], *_statistics(self.replicas[lane])]) for lane in lanes]))
-            _scatter(exchanged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
+            if self.slices > 1:
+                averaged = mean(self.exchanged)
+                scatter(averaged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
             self.optimizer.step()
             for running, batch in zip(_statistics(self.model), _statistics(self.replicas[0]), strict=True):
@@ -234,7 +245,9 @@ class _Trainer:
         entries: dict[int, dict[str, Tensor]] = {}
         for key, value in state.optimizer.items():
             index, name = key.split(".", 1)
-            entries.setdefault(int(index), {})[name] = value
+            parameter = self.parameters[int(index)]
+            same = value.shape == parameter.shape  # a count of steps is a scalar
+            entries.setdefault(int(index), {})[name] = strided(value.to(self.device), parameter) if same else value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": entries})
         self.epoch, self.history = state.epoch, list(state.history)
 
@@ -257,25 +270,13 @@ def _statistics(model: nn.Module) -> list[Tensor]:
     return [b for b in model.buffers() if b.is_floating_point()]
 
 
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def _scatter(flat: Tensor, into: Sequence[Tensor | None]) -> None:
-    start = 0
-    for target in into:
-        assert target is not None
-        target.copy_(flat[start : start + target.numel()].view(target.shape))
-        start += target.numel()
-
-
 def _named(names: Sequence[str], values: Tensor) -> Parts:
     return dict(zip(names, values.unbind(), strict=True))
 
 
 def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, foreach=True)
+        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
+        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
     )

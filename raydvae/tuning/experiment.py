@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raydvae.config import PurifyConfig, StageConfig, dump_toml, to_dict
+from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, dump_toml, to_dict
 from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
@@ -233,7 +233,8 @@ class _Experiment:
         else:
             raise RaydvaeError(
                 f"{name}: {VERIFICATIONS} full trainings ended outside of the window {_window(stage.psnr_window)}: "
-                f"{_told(full)}. Give trials that are closer to full training: a larger --fraction or more --epochs."
+                f"{_told(full)}. {leap_advice(stage.loss, full)}"
+                "Give trials that are closer to full training: a larger --fraction or more --epochs."
             )
         return StageResult(
             name=name,
@@ -300,7 +301,8 @@ class _Experiment:
         reach = (verdict.reach[0] + offset, verdict.reach[1] + offset)
         raise ConfigError(
             f"{name}: no target for the window {window} was found with {len(search.told)} trials, which lead to "
-            f"{_window(reach)}. Run the same command with more --trials; those finished are not run again."
+            f"{_window(reach)}. {leap_advice(getattr(self.config, name).loss, search.told)}"
+            "Run the same command with more --trials; those finished are not run again."
         )
 
     def _full(self, name: str, data: Dataset, kld: float) -> TrainJob:
@@ -456,6 +458,17 @@ def _between(full: dict[float, float], window: Window) -> float | None:
     ends = [max(below), min(above)]
     target = significant(solve(ends, [full[kld] for kld in ends], sum(window) / 2))
     return None if target in full else target
+
+
+def leap_advice(loss: RateLossConfig, told: dict[float, float]) -> str:
+    """Return what to know where the targets tried lie on both sides of the official rule's switch of lambda."""
+    weights = {dataclasses.replace(loss, kld_target=kld).weight for kld in told}
+    if len(weights) < 2:
+        return ""
+    return (
+        "PSNR leaps at a KLD target of 0.99, where the official rule for the rate's weight changes from 0.5 to 0.01: "
+        "give a window on one side of the leap, or one weight for all targets (loss.rate_weight in a --config). "
+    )
 
 
 def _told(full: dict[float, float]) -> str:

@@ -1,4 +1,4 @@
-"""SIGKILL of the driver in each step; then the same command again.."""
+"""SIGKILL of the driver in each step, on a cluster that outlives it; then the same command again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ SETTINGS = [
 
 
 def command(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "raydvae.cli.main", "purify", str(source), str(out), *SETTINGS, "--json"]
+    import ray
+
+    # The tests' own cluster: a new one for each driver would take longer than its work.
+    there = ["--address", ray.get_runtime_context().gcs_address]
+    return [sys.executable, "-m", "raydvae.cli.main", "purify", str(source), str(out), *SETTINGS, *there, "--json"]
 
 
 def finish(source: Path, out: Path) -> dict[str, object]:
@@ -57,7 +61,9 @@ def kill_when(source: Path, out: Path, reached: Callable[[], bool]) -> None:
     process.wait()
 
 
-def test_killed_in_each_step_it_ends_with_the_same_bytes(digits_folder: Path, tmp_path: Path) -> None:
+def test_killed_in_each_step_it_ends_with_the_same_bytes(
+    digits_folder: Path, tmp_path: Path, ray_cluster: None
+) -> None:
     source, straight, out = digits_folder, tmp_path / "straight", tmp_path / "killed"
     expected = undisturbed(source, straight)
     home = out / "_raydvae"

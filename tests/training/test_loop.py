@@ -9,11 +9,13 @@ from torch import nn
 
 from raydvae.config import DVAEConfig, RateLossConfig, TrainConfig
 from raydvae.errors import ConfigError, RaydvaeError
+from raydvae.models import layers
 from raydvae.models.dvae import DVAE
 from raydvae.models.losses import kld
 from raydvae.seeds import derive
 from raydvae.training.feed import ImageSet, epoch_order
 from raydvae.training.loop import TrainState, resolve_slices, train
+from raydvae.training.precision import cpu_has_bfloat16
 from raydvae.training.tasks import ClassifierTask, VAETask, center_crop, random_crop, random_flip, random_resized_crop
 
 CPU = torch.device("cpu")
@@ -195,3 +197,39 @@ def test_flips_mirror_about_half() -> None:
     kept = [torch.equal(a, b) for a, b in zip(out, x, strict=True)]
     assert all(m or k for m, k in zip(mirrored, kept, strict=True))
     assert 60 < sum(mirrored) < 140
+
+
+def test_bfloat16_ends_at_the_same_psnr() -> None:
+    """What GPUs do by default, on the CPU where it can; a tiny model, the same seed, within 0.1 dB."""
+    if not cpu_has_bfloat16():
+        pytest.skip("this machine cannot compute in bfloat16")
+    ends = {}
+    for kind in ("float32", "bfloat16"):
+        config = TrainConfig(epochs=6, batch_size=32, slices=2, precision=kind)  # type: ignore[arg-type]
+        state = train(dvae_task(), some_images(160), config, seed=4)
+        assert all(value.dtype != torch.bfloat16 for value in state.model.values())
+        ends[kind] = state.history[-1]
+    assert ends["bfloat16"]["psnr"] == pytest.approx(ends["float32"]["psnr"], abs=0.1)
+    assert ends["bfloat16"]["loss"] == pytest.approx(ends["float32"]["loss"], rel=0.02)
+    assert ends["bfloat16"]["loss"] != ends["float32"]["loss"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_as_the_cpu_does() -> None:
+    ends = {}
+    for device in ("cpu", "cuda"):
+        config = TrainConfig(epochs=6, batch_size=32, slices=1)
+        ends[device] = train(dvae_task(), some_images(160), config, seed=4, device=torch.device(device)).history[-1]
+    assert ends["cuda"]["psnr"] == pytest.approx(ends["cpu"]["psnr"], abs=0.1)
+
+
+def test_the_fast_layers_train_as_torch_s_own_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of transposed convolutions and instance normalization from other operators: the same training."""
+    config = TrainConfig(epochs=6, batch_size=32, slices=2)
+    fast = train(dvae_task(), some_images(160), config, seed=4).history
+    monkeypatch.setattr(layers, "_slow", lambda x: False)
+    slow = train(dvae_task(), some_images(160), config, seed=4).history
+    assert fast[0]["loss"] == pytest.approx(slow[0]["loss"], rel=1e-3)
+    assert fast[-1]["psnr"] == pytest.approx(slow[-1]["psnr"], abs=0.1)
+    assert fast[-1]["loss"] == pytest.approx(slow[-1]["loss"], rel=0.01)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydvae.config import PurifyConfig, StageConfig, load_toml
+from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, load_toml
 from raydvae.data.dataset import Dataset, find_classes, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
@@ -19,7 +19,7 @@ from raydvae.errors import ConfigError
 from raydvae.purify.algorithm import purify, training
 from raydvae.training.checkpoint import load_model
 from raydvae.training.job import Progress, TrainJob
-from raydvae.tuning.experiment import Here, TuneConfig, Tuned, full_store, lend, rows, tune
+from raydvae.tuning.experiment import Here, TuneConfig, Tuned, full_store, leap_advice, lend, rows, tune
 from raydvae.tuning.fidelity import bits_per_pixel, correction
 from raydvae.tuning.trial import Trials, is_plateau
 from tests.conftest import small_config
@@ -160,6 +160,13 @@ def test_a_window_out_of_reach_names_what_is_in_reach(digits_data: Dataset, tmp_
     settings = dataclasses.replace(SETTINGS, epochs=1, fraction=0.5, concurrency=4)
     with pytest.raises(ConfigError, match=r"60.00 to 62.00 dB cannot be reached.*Full training gave.*Reachable.* dB"):
         tune(digits_data, find_classes(digits_data), Store(str(tmp_path)), far, settings, InProcess(1), Here(1))
+
+
+def test_the_leap_of_the_official_rule_is_told_of() -> None:
+    found = {0.9: 21.7, 1.0: 23.9}
+    assert "0.99" in leap_advice(RateLossConfig(), found)
+    assert leap_advice(RateLossConfig(rate_weight=0.1), found) == "", "one weight for all targets leaps nowhere"
+    assert leap_advice(RateLossConfig(), {1.0: 23.9, 3.0: 25.0}) == ""
 
 
 @pytest.mark.parametrize(
