@@ -26,7 +26,7 @@ def table(share: float, seed: int, distance: float = 8.0) -> tuple[pa.Table, np.
     return pa.table(columns), poisoned
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(0.1, 0.9), st.integers(0, 1000))
 def test_rows_that_stand_out_and_fail_the_trial_are_flagged(share: float, seed: int) -> None:
     rows, poisoned = table(share, seed)
@@ -52,7 +52,7 @@ def test_rows_that_stand_out_but_teach_what_others_do_are_clean(trial: Trial) ->
     assert asked[0] == ("residual", pytest.approx(poisoned.mean(), abs=0.01))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0.0, 1.0]))
 def test_where_nothing_stands_out_nothing_is_tried(seed: int, share: float) -> None:
     def attempt(name: str, suspects: np.ndarray) -> Trial:
