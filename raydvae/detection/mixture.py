@@ -13,9 +13,10 @@ Floats = npt.NDArray[np.float64]
 BINS = 400  # that the numbers are counted in first: a fit costs the same for a thousand rows and a billion
 TAIL = 0.001  # share of the numbers on either side that count as the last one before them
 ROUNDS = 500
-TOLERANCE = 1e-7  # of the mean log likelihood, at which a fit has settled
+TOLERANCE = 1e-6  # of the mean log likelihood, at which a fit has settled
 FLOOR = 1e-3  # least standard deviation of a component, as a share of the range
-RESAMPLED = 40
+RESAMPLED = 20
+OVERLAPPING, UNKNOWN = 1.5, 0.5  # separation up to which no error is worked out, and what it is then
 SPLITS = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of the upper component that fits begin from
 
 
@@ -57,19 +58,21 @@ def fit(values: npt.NDArray[np.floating], seed: int = 0) -> Mixture:
     centers, floor = (edges[1:] + edges[:-1]) / 2, FLOOR * (edges[-1] - edges[0])
     best = max((_settle(centers, counts, floor, _start(centers, counts, split, floor)) for split in SPLITS), key=_last)
     share, means, deviations, likelihood = best
-    rng = np.random.default_rng(seed)
-    shares = [
-        _settle(centers, rng.multinomial(counts.sum(), counts / counts.sum()), floor, best)[0] for _ in range(RESAMPLED)
-    ]
+    separation = math.sqrt(2) * (means[1] - means[0]) / math.hypot(*deviations)
+    error = UNKNOWN
+    if separation > OVERLAPPING:
+        rng, rows = np.random.default_rng(seed), counts.sum()
+        drawn = [rng.multinomial(rows, counts / rows) for _ in range(RESAMPLED)]
+        error = float(np.std([_settle(centers, again, floor, best)[0] for again in drawn]))
     mean = float(np.average(centers, weights=counts))
     whole = max(floor, math.sqrt(np.average((centers - mean) ** 2, weights=counts)))
     alone = float(np.average(_log_normal(centers, mean, whole), weights=counts))
     return Mixture(
         share=share,
-        error=float(np.std(shares)),
+        error=error,
         means=means,
         deviations=deviations,
-        separation=math.sqrt(2) * (means[1] - means[0]) / math.hypot(*deviations),
+        separation=separation,
         gain=likelihood - alone,
     )
 

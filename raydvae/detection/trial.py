@@ -32,7 +32,8 @@ Places = npt.NDArray[np.intp]
 MOST_ROWS = 5000  # that a classifier of a trial is trained on
 FEWEST_ROWS = 3  # of a class in a half, on both sides, for the class to take part
 EPOCHS, STEPS = 10, 100  # of a classifier of a trial: at least
-CARRIED = 0.5  # of what others teach about others: below, what suspects teach does not carry over
+LEARNED = 0.5  # of what others teach about others, suspects must teach about suspects
+CARRIED = 0.75  # of it, suspects may teach about others: below, what they teach does not carry over
 ERRORS = 3.0  # standard errors that the difference must be larger than
 
 
@@ -57,7 +58,7 @@ class Trial:
             return False
         chance = 1 / self.classes
         known, carried, control = (value - chance for value in (self.suspects, self.others, self.control))
-        return known > CARRIED * control and carried < CARRIED * control and control - carried > ERRORS * self.error
+        return known > LEARNED * control and carried < CARRIED * control and control - carried > ERRORS * self.error
 
 
 NONE = Trial(classes=0, suspects=0.0, others=0.0, control=0.0, error=0.0)

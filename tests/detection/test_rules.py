@@ -26,7 +26,7 @@ def table(share: float, seed: int, distance: float = 8.0) -> tuple[pa.Table, np.
     return pa.table(columns), poisoned
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.floats(0.1, 0.9), st.integers(0, 1000))
 def test_rows_that_stand_out_and_fail_the_trial_are_flagged(share: float, seed: int) -> None:
     rows, poisoned = table(share, seed)
@@ -52,7 +52,7 @@ def test_rows_that_stand_out_but_teach_what_others_do_are_clean(trial: Trial) ->
     assert asked[0] == ("residual", pytest.approx(poisoned.mean(), abs=0.01))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000), st.sampled_from([0.0, 1.0]))
 def test_where_nothing_stands_out_nothing_is_tried(seed: int, share: float) -> None:
     def attempt(name: str, suspects: np.ndarray) -> Trial:
@@ -78,8 +78,8 @@ def test_the_papers_rule_is_a_prediction() -> None:
     ("suspects", "others", "control", "error", "unlearnable"),
     [
         (0.95, 0.12, 0.90, 0.02, True),
-        (0.70, 0.30, 0.90, 0.02, True),
-        (0.95, 0.60, 0.90, 0.02, False),  # what suspects teach carries over
+        (0.70, 0.60, 0.90, 0.02, True),
+        (0.95, 0.75, 0.90, 0.02, False),  # what suspects teach carries over
         (0.12, 0.12, 0.90, 0.02, False),  # nobody can learn the suspects: noise, or wrong labels
         (0.95, 0.10, 0.12, 0.02, False),  # nor the others
         (0.95, 0.12, 0.30, 0.09, False),  # too few rows to tell
