@@ -109,11 +109,11 @@ def image_set(images: Array, labels: Labels) -> ImageSet:
     return ImageSet(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(labels))
 
 
-def learned(images: Array, labels: Labels, test: ImageSet, crop: int) -> float:
+def learned(images: Array, labels: Labels, test: ImageSet, crop: int, seed: int = 0) -> float:
     task = Victim("small", 10, crop_padding=crop, flip=False)
     config = TrainConfig(epochs=EPOCHS, batch_size=50, optimizer="sgd", lr=0.1, weight_decay=5e-4, slices=2)
     model = task.build()
-    model.load_state_dict(train(task, image_set(images, labels), config, seed=0, threads=2).model)
+    model.load_state_dict(train(task, image_set(images, labels), config, seed=seed, threads=2).model)
     return round(100 * hits(model.eval(), test, torch.device("cpu")) / len(test), 1)
 
 

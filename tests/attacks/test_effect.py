@@ -12,19 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import CONFIGS, ROWS, TEST, digits, image_set, learned, poisoned_by, shuffled, write
+from benchmarks.attacks import CONFIGS, ROWS, TEST, Labels, digits, image_set, learned, poisoned_by, shuffled, write
 from raydvae.config import DataConfig
+from raydvae.data.codecs import Array
 from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
+from raydvae.training.feed import ImageSet
 
 SHOWN = ["lsp", "ar", "ops", "em", "em-class", "rem", "tap", "sep", "ntga"]
+
+
+def usually_learned(images: Array, labels: Labels, test: ImageSet, crop: int) -> float:
+    """The mean of three trainings: one alone may be two points off, and shuffled noise costs up to four."""
+    return sum(learned(images, labels, test, crop, seed) for seed in range(3)) / 3
 
 
 @cache
 def clean_accuracy(crop: int) -> float:
     images, labels = digits()
     test = image_set(images[ROWS : ROWS + TEST], labels[ROWS : ROWS + TEST])
-    return learned(images[:ROWS], labels[:ROWS], test, crop)
+    return usually_learned(images[:ROWS], labels[:ROWS], test, crop)
 
 
 @pytest.mark.slow
@@ -38,7 +45,7 @@ def test_trained_on_poison_a_net_fails_and_on_shuffled_noise_it_does_not(name: s
     data = open_dataset(str(tmp_path / "clean"), DataConfig(unit_rows=getattr(config, "block_rows", 1024)))
     poisoned = poisoned_by(config, data, Store(str(tmp_path / "poisoned")))
     assert clean_accuracy(crop) - learned(poisoned, labels, test, crop) >= 25
-    assert clean_accuracy(crop) - learned(shuffled(images, poisoned, labels), labels, test, crop) < 5
+    assert clean_accuracy(crop) - usually_learned(shuffled(images, poisoned, labels), labels, test, crop) < 5
 
 
 def test_noise_is_shuffled_over_other_classes_only() -> None:
