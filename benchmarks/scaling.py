@@ -256,6 +256,7 @@ def exchange(args: argparse.Namespace) -> dict[str, Any]:
     meeting, rank = os.environ["MEETING"], int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{meeting}/group", rank=rank, world_size=2)
     group, rows, times = Distributed(), torch.ones(SLICES, numbers), []
+    group.mine(2 * SLICES)  # says how many slices each worker has
     for _ in range(8):
         dist.barrier()
         started = time.perf_counter()
