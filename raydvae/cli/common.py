@@ -8,7 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import UseAppendAction, arg
+
+if TYPE_CHECKING:
+    from raydvae.distributed.engine import RayEngine
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of one step in a job's log
 
@@ -125,3 +131,33 @@ def storage_options(pairs: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             out[key] = value
     return out
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a command works: the flags of all commands that train or compute."""
+
+    workers: str = "1"
+    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
+    address: str | None = None
+    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
+    wait: float = 0
+    """Seconds to let the cluster grow until it has room for the workers."""
+    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
+    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+
+    def check(self) -> None:
+        """Raise `ConfigError` for flags that make no sense, before anything is imported or read."""
+        worker_range(self.workers)
+        self.options()
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the file system."""
+        return storage_options(self.storage_option)
+
+    def engine(self) -> RayEngine:
+        """Return the engine that works there."""
+        from raydvae.distributed.engine import RayEngine
+
+        fewest, workers = worker_range(self.workers)
+        return RayEngine(workers, self.address, fewest, self.wait)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish
 from raydvae.defenses.configs import DefenseConfig, find_defense
 from raydvae.errors import ConfigError
 
@@ -65,36 +65,29 @@ class Defend:
     """lfu, vae, ae, avatar: seed of everything random (0)."""
     image_size: int | None = None
     """Resize all images to this height and width."""
-    workers: str = "1"
-    """Workers to compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Defend."""
         started = time.monotonic()
-        fewest, workers = worker_range(self.workers)
+        self.where.check()
         config = self.settings()
         from raydvae.config import DataConfig
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.defenses.defending import check, defend
-        from raydvae.distributed.engine import RayEngine
 
-        options = storage_options(self.storage_option)
+        options = self.where.options()
         limits = DataConfig(size_policy="resize" if self.image_size else "reject")
         data = open_dataset(self.source, limits, options, split="train")
         classes = find_classes(data)
         size = self.image_size or probe_size(data)
         check(config, size, classes.count)
-        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with self.where.engine() as engine:
             counts = defend(config, data, classes, size, Run(Store(self.out, options)), engine, Progress())
         seconds = time.monotonic() - started
         text = f"{counts['rows_out']} of {counts['rows_in']} rows, {counts['rows_rejected']} rejected: {self.out}"

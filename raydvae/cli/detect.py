@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish
 from raydvae.cli.purify import Purify
 from raydvae.config import ClassifyConfig, sized
 from raydvae.detection.configs import DetectConfig
@@ -49,22 +49,16 @@ class Detect:
     """Number of classes, where the data do not say."""
     image_size: int | None = None
     """Resize all images to this height and width."""
-    workers: str = "1"
-    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Detect."""
-        fewest, workers = worker_range(self.workers)
+        self.where.check()
         if not self.out.endswith(".parquet"):
             raise ConfigError(f"--out is {self.out}; flags are a parquet file, so give a name that ends in .parquet.")
         config = self.settings()
@@ -72,10 +66,9 @@ class Detect:
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store, absolute
         from raydvae.detection.detecting import detect
-        from raydvae.distributed.engine import RayEngine
         from raydvae.reports.detection import write_page
 
-        options, limits = storage_options(self.storage_option), config.purify.data
+        options, limits = self.where.options(), config.purify.data
         data = open_dataset(self.source, limits, options, split="train")
         given = self.classes or (None if data.schema.class_names else config.purify.num_classes)
         classes = find_classes(data, given)
@@ -83,7 +76,7 @@ class Detect:
         config = dataclasses.replace(config, purify=sized(config.purify, classes.count, size))
         folder, name = absolute(self.out).rsplit("/", 1)
         work = self.work or f"{absolute(self.out).removesuffix('.parquet')}.work"
-        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with self.where.engine() as engine:
             found = detect(data, classes, Run(Store(work, options)), config, engine, Progress())
         store = Store(folder, options)
         page = write_page(found, data, classes, store, f"{name.removesuffix('.parquet')}.html")

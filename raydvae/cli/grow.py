@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish
 from raydvae.cli.purify import Purify
 from raydvae.config import sized
 from raydvae.detection.configs import GrowConfig
@@ -39,23 +39,17 @@ class Grow:
     """Number of classes, where the data do not say."""
     image_size: int | None = None
     """Resize all images to this height and width."""
-    workers: str = "1"
-    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Grow."""
         started = time.monotonic()
-        fewest, workers = worker_range(self.workers)
+        self.where.check()
         base = Purify(
             source=self.clean,
             out=self.out,
@@ -70,16 +64,15 @@ class Grow:
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.detection.growing import check_pair, grow
-        from raydvae.distributed.engine import RayEngine
 
-        options = storage_options(self.storage_option)
+        options = self.where.options()
         poisoned = open_dataset(self.poisoned, base.data, options, split="train")
         clean = open_dataset(self.clean, base.data, options, split="train")
         check_pair(poisoned, clean)
         classes = find_classes(clean, self.classes or (None if clean.schema.class_names else base.num_classes))
         size = self.image_size or (probe_size(clean) if base.data.size_policy == "reject" else base.image_size)
         config = dataclasses.replace(config, purify=sized(base, classes.count, size))
-        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with self.where.engine() as engine:
             counts = grow(poisoned, clean, classes, Store(self.out, options), config, engine, Progress())
         seconds = time.monotonic() - started
         text = f"{counts['rows_poisoned']} of {counts['rows_in']} rows made unlearnable: {self.out}"

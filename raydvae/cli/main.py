@@ -63,7 +63,8 @@ def run(args: list[str]) -> int:
     set_up_logging()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        address = getattr(command, "address", None) or ""
+        where = getattr(command, "where", None)
+        address = (where and where.address) or ""
         if address.startswith(("http://", "https://", "ray://")):
             from raydvae.distributed.submit import submit
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
 from raydvae.attacks.configs import ClassMeans, EMWise, NoiseView, NTGANet, NTGAUpdate, SEPVariant
 from raydvae.attacks.registry import AttackConfig, find_attack
-from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish
 from raydvae.errors import ConfigError
 
 OWN = {  # flags that belong to some attacks only, and the setting each one is
@@ -100,21 +100,15 @@ class Poison:
     """ntga: held-out rows."""
     image_size: int | None = None
     """Resize all images to this height and width."""
-    workers: str = "1"
-    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Poison."""
         started = time.monotonic()
-        fewest, workers = worker_range(self.workers)
+        self.where.check()
         config = self.settings()
         if not 0 <= self.ratio <= 1:
             raise ConfigError(f"The ratio of poisoned rows is {self.ratio}; give a number between 0 and 1.")
@@ -124,9 +118,8 @@ class Poison:
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
-        from raydvae.distributed.engine import RayEngine
 
-        options = storage_options(self.storage_option)
+        options = self.where.options()
         block = getattr(config, "block_rows", None)
         limits = DataConfig(unit_rows=block or DataConfig().unit_rows)
         if self.image_size:
@@ -136,7 +129,7 @@ class Poison:
         run = Run(Store(self.out, options))
         recipe = Recipe(config, self.image_size or probe_size(data), classes.count, run.home)
         recipe.check()
-        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with self.where.engine() as engine:
             counts = poison(
                 recipe, data, classes, run, engine, ratio=self.ratio, stratified=self.stratified, watch=Progress()
             )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, say, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish, say
 from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized
 from raydvae.errors import ConfigError
 
@@ -65,12 +65,6 @@ class Purify:
     """Take settings and models of this finished run instead of training."""
     only_flagged: str | None = None
     """Flags of `raydvae detect`: train on the flagged rows and purify only them; the others keep their pixels."""
-    workers: str = "1"
-    """Workers to train and compute with; MIN:MAX goes on with fewer when some are lost, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
     tune: bool = False
     """Find both KLD targets first, as `raydvae tune` does by default; --kld1 and --kld2 are where it starts."""
     until: Literal["stage1", "pass1", "stage2"] | None = None
@@ -81,15 +75,15 @@ class Purify:
     """Seed of everything random (default 0)."""
     keep_intermediate: bool = False
     """Keep P1 and write P2 too."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Purify."""
-        fewest, workers = worker_range(self.workers)
-        options = storage_options(self.storage_option)
+        self.where.check()
+        options = self.where.options()
         if self.tune and self.models:
             raise ConfigError("--tune trains models, and --models takes those of another run; give one of them.")
         if self.only_flagged and (self.tune or self.train_rows):
@@ -100,7 +94,6 @@ class Purify:
         from raydvae.data.flags import read_flags
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
-        from raydvae.distributed.engine import RayEngine
         from raydvae.purify.algorithm import adoptable, purify
         from raydvae.purify.preflight import preflight
         from raydvae.reports.collect import write_report
@@ -118,7 +111,7 @@ class Purify:
             config = sized(config, classes.count, size or config.image_size)
         flags = read_flags(self.only_flagged, data, options) if self.only_flagged else None
         out = Store(self.out, options)
-        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with self.where.engine() as engine:
             plan = preflight(data, classes, out, config, engine, trains=models is None, flags=flags)
             say(plan.text())
             plan.check()

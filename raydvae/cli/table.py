@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, say, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish, say
 
 
 @dataclass(frozen=True)
@@ -33,37 +34,27 @@ class Table:
     """Attacks to make, or rows such as "lsp 0.2" (by default all; in the subset those that are quick to craft)."""
     columns: tuple[str, ...] = ()
     """Columns to make, in full or by their first word (by default all; in the subset no large classifiers)."""
-    workers: str = "1"
-    """Workers to train and compute with, on Ray if more than one; MIN:MAX goes on with fewer, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Make the table."""
         started = time.monotonic()
-        fewest, workers = worker_range(self.workers)
+        self.where.check()
         from raydvae.data.store import Store
         from raydvae.engine import InProcess
         from raydvae.evaluation.making import make_table, plan
         from raydvae.reports.tables import write_tables
 
-        options = storage_options(self.storage_option)
+        options = self.where.options()
         planned = plan(self.table, self.data, self.scale, self.seeds, self.rows, self.columns, options)
         say(f"{len(planned.cells)} cells, made by {planned.steps} steps")
         out = Store(self.out, options)
-        if workers == 1 and self.address is None:
-            cards, bench = make_table(planned, out, InProcess(), Progress(), say)
-        else:
-            from raydvae.distributed.engine import RayEngine
-
-            with RayEngine(workers, self.address, fewest, self.wait) as engine:
-                cards, bench = make_table(planned, out, engine, Progress(), say)
+        here = self.where.workers == "1" and self.where.address is None
+        with nullcontext(InProcess()) if here else self.where.engine() as engine:
+            cards, bench = make_table(planned, out, engine, Progress(), say)
         pages = write_tables(planned.table, cards, out)
         seconds = round(time.monotonic() - started, 2)
         counts = {"cells": len(planned.cells), "steps_done": len(bench.done), "seconds": seconds}

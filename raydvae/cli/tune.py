@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish
 from raydvae.cli.purify import Purify
 from raydvae.config import ClassifierName, ClassifyConfig, PurifyConfig, sized
 from raydvae.errors import ConfigError
@@ -55,16 +55,8 @@ class Tune:
     """Height and width to purify at; by default what the first images have (imagenet100: 224)."""
     train_rows: int | None = None
     """Full trainings take a seeded sample of so many rows."""
-    workers: str = "1"
-    """Workers of a full training, and of each trial: with more than one, trials are Ray Train runs."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     objective: Literal["psnr", "accuracy"] = "psnr"
     """Find targets by PSNR; or measure --test accuracy at the targets given."""
     test: str | None = None
@@ -87,17 +79,18 @@ class Tune:
     """accuracy: do not mirror images at random."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Tune."""
-        fewest, workers = worker_range(self.workers)
-        options = storage_options(self.storage_option)
+        self.where.check()
+        options = self.where.options()
         config = self.settings()
         if (self.objective == "accuracy") != (self.test is not None):
             raise ConfigError("--objective accuracy and --test belong together; give both or none.")
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
-        from raydvae.distributed.engine import RayEngine
         from raydvae.purify.preflight import preflight
         from raydvae.reports.tuning import write_page
         from raydvae.tuning.experiment import Here, TuneConfig, result, tune
@@ -116,7 +109,7 @@ class Tune:
             size = probe_size(data)
         config = sized(config, classes.count, size or config.image_size)
         out = Store(self.out, options)
-        with RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with self.where.engine() as engine:
             if self.objective == "accuracy":
                 self.measure(data, classes, out, config, engine)
                 return
@@ -139,7 +132,7 @@ class Tune:
         classifier = dataclasses.replace(
             base, model=self.model, seed=config.seed, train=train, data=config.data, flip=not self.no_flip
         )
-        test = open_dataset(str(self.test), config.data, storage_options(self.storage_option), split="test")
+        test = open_dataset(str(self.test), config.data, self.where.options(), split="test")
         points = sweep(data, test, classes, out, config, classifier, self.sweep, self.targets(), engine, Progress())
         page = write_sweep(out, points, self.sweep, data.store.uri)
         best = max(points, key=lambda point: point.test_acc)
