@@ -19,6 +19,7 @@ Embedding = Literal["spatial", "vector"]
 Quantize = Literal["round", "truncate"]
 BatchStats = Literal["slice", "global"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Schedule = Literal["cosine", "triangle"]
 SizePolicy = Literal["reject", "resize"]
 Crop = Literal["padded", "resized"]
 ClassifierName = Literal[
@@ -29,6 +30,7 @@ ClassifierName = Literal[
     "resnet18-224",
     "resnet50-224",
     "densenet121-224",
+    "resnet9",
     "small",
     "tiny",
 ]
@@ -125,7 +127,9 @@ class TrainConfig:
     ("slice"), or over the whole batch ("global"). With "slice" the result has the same bits for every number of
     workers that divides ``slices``. 0 means 4 on a CPU (a slice is computed by one thread) and one a worker on GPUs.
     ``precision`` is that of convolutions in training; "auto" is bfloat16 on a GPU and float32 on a CPU. Weights, losses
-    and passes are float32 always.
+    and passes are float32 always. ``schedule`` "cosine" sets the learning rate once an epoch, as the official code
+    does; "triangle" raises it to ``lr`` over the first fifth of all steps and lowers it to nothing over the rest.
+    ``nesterov`` is for sgd.
     """
 
     epochs: int = 60
@@ -138,6 +142,8 @@ class TrainConfig:
     slices: int = 0
     batch_stats: BatchStats = "slice"
     precision: Precision = "auto"
+    schedule: Schedule = "cosine"
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -153,6 +159,9 @@ class TrainConfig:
         check_choice("optimizer", self.optimizer, Literal["adam", "sgd"])
         check_choice("batch_stats", self.batch_stats, BatchStats)
         check_choice("precision", self.precision, Precision)
+        check_choice("schedule", self.schedule, Schedule)
+        if self.nesterov and self.optimizer != "sgd":
+            raise ConfigError(f"nesterov is for the optimizer sgd, not {self.optimizer}; leave one of them out.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,7 +263,8 @@ class ClassifyConfig:
 
     ``crop`` "padded" shifts images by up to ``crop_padding`` pixels; "resized" trains on random parts of them, seen
     at seven eighths of their side, and tests on the center of that size. Images are read at ``image_size``, or as they
-    are for 0. ``hard_epochs`` are the first epochs of UEraser, in which it learns from the hardest of five views.
+    are for 0. ``label_smoothing`` is the share of each target that is spread over all classes. ``hard_epochs`` are the
+    first epochs of UEraser, in which it learns from the hardest of five views.
     """
 
     model: str = "resnet18"
@@ -263,6 +273,7 @@ class ClassifyConfig:
     crop: Crop = "padded"
     crop_padding: int = 4
     flip: bool = True
+    label_smoothing: float = 0.0
     hard_epochs: int = 50
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(optimizer="sgd", lr=0.1, weight_decay=5e-4, clip_norm=5.0)
@@ -273,6 +284,8 @@ class ClassifyConfig:
         check_choice("crop", self.crop, Crop)
         if self.hard_epochs < 0:
             raise ConfigError(f"hard_epochs is {self.hard_epochs}; give a number of epochs, 0 for none.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing}; give a share from 0 to below 1.")
 
 
 def cifar10() -> PurifyConfig:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional
 
-from raydvae.cli.common import Progress, finish, storage_options, worker_range
+from raydvae.cli.common import Progress, Where, finish
 from raydvae.config import ClassifierName, ClassifyConfig
 from raydvae.errors import ConfigError
 from raydvae.evaluation.presets import ClassifyPreset, classify_preset
@@ -24,55 +24,48 @@ class Classify:
     test: str
     """The same, to test on."""
     preset: ClassifyPreset = "cifar10"
-    """The paper's recipe for that data set, which the flags below change."""
-    model: ClassifierName = "resnet18"
-    """The paper's for small images or for 224 px, or seven or six convolutions for small machines."""
+    """The paper's recipe for that data set, or a shorter one for sweeps (fast); flags change it."""
+    model: ClassifierName | None = None
+    """The paper's for small images or for 224 px, or small ones (resnet18; fast: resnet9)."""
     defense: Literal["cutout", "cutmix", "mixup", "at", "ueraser"] | None = None
     """Train by a defense: images cut out or mixed, adversarial training, or the hardest of random views (ueraser)."""
     epochs: int | None = None
-    """Epochs (60; cifar100 and imagenet100: 100; adversarial training and UEraser have their own)."""
+    """Epochs (60; fast: 24; cifar100 and imagenet100: 100; adversarial training and UEraser have their own)."""
     hard_epochs: int | None = None
     """ueraser: first epochs, in which the hardest of five views counts (50 of 200; other presets: 30 of 300)."""
-    batch: int = 128
-    """Images in a step, of all workers together."""
+    batch: int | None = None
+    """Images in a step, of all workers together (128; fast: 512)."""
     lr: float | None = None
-    """Learning rate, lowered along a cosine (0.1; ueraser: 0.01)."""
+    """Learning rate, lowered along a cosine or, if fast, a line (0.1; ueraser: 0.01; fast: at most 0.4)."""
     image_size: int | None = None
     """Resize all images to this height and width (imagenet100: 256, of which 224 are seen)."""
     no_flip: bool = False
     """Do not mirror images at random (digits, text, signs)."""
-    workers: str = "1"
-    """Workers to train with; MIN:MAX goes on with fewer when some are lost, and grows back."""
-    address: str | None = None
-    """Cluster: auto or host:port on one of its machines; from elsewhere http://host:8265 (a job) or ray://host:10001."""
-    wait: float = 0
-    """Seconds to let the cluster grow until it has room for the workers."""
     seed: int = 0
     """Seed of everything random."""
     out: str | None = None
     """Folder or URI to keep weights and metrics in, and to go on from when stopped; by default nothing is kept."""
-    storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
-    """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
     """End with one line of JSON."""
+    where: OmitArgPrefixes[Where] = Where()
+    """Where the work is done."""
 
     def run(self) -> None:
         """Classify."""
-        fewest, workers = worker_range(self.workers)
+        self.where.check()
         config = self.settings()
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.defenses.recipes import find_recipe
-        from raydvae.distributed.engine import RayEngine
         from raydvae.evaluation.protocol import classify
 
         recipe = find_recipe(self.defense)
-        options = storage_options(self.storage_option)
+        options = self.where.options()
         trained = open_dataset(self.train, config.data, options, split="train")
         tested = open_dataset(self.test, config.data, options, split="test")
         classes = find_classes(trained)
         size = config.image_size or probe_size(trained)
-        with tempfile.TemporaryDirectory() as folder, RayEngine(workers, self.address, fewest, self.wait) as engine:
+        with tempfile.TemporaryDirectory() as folder, self.where.engine() as engine:
             if engine.address and not self.out:
                 raise ConfigError("On a cluster the classifier needs a folder that all its machines reach: give --out.")
             store = Store(self.out, options) if self.out else Store(folder)
@@ -96,7 +89,7 @@ class Classify:
         train = dataclasses.replace(
             base.train,
             epochs=base.train.epochs if self.epochs is None else self.epochs,
-            batch_size=self.batch,
+            batch_size=base.train.batch_size if self.batch is None else self.batch,
             lr=base.train.lr if self.lr is None else self.lr,
         )
         size = base.image_size if self.image_size is None else self.image_size

@@ -27,6 +27,8 @@ from raydvae.training.group import Alone, Group
 from raydvae.training.precision import precision
 
 Parts = dict[str, Tensor]
+WARM_UP = 0.2  # share of the steps in which the triangle rises
+WARM_UP_FROM = 0.1  # share of the learning rate that it starts with
 
 
 class Task(Protocol):
@@ -154,11 +156,11 @@ class _Trainer:
     def run_epoch(self, epoch: int) -> dict[str, float]:
         started = time.monotonic()
         self.epoch = epoch
-        for part in self.optimizer.param_groups:
-            part["lr"] = self.config.lr * 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
         sums: Parts = {}
         sizes = self.cut.sizes
         for step, parts in enumerate(self.data.epoch(self.cut, self.seed, epoch, self.mine)):
+            for options in self.optimizer.param_groups:
+                options["lr"] = learning_rate(self.config, epoch, step / len(sizes))
             for name, value in self.run_step(parts, step, self._weights(sizes[step])).items():
                 value = value * (sizes[step] / self.cut.rows)
                 sums[name] = sums[name] + value if name in sums else value
@@ -252,6 +254,14 @@ class _Trainer:
         self.epoch, self.history = state.epoch, list(state.history)
 
 
+def learning_rate(config: TrainConfig, epoch: int, share: float) -> float:
+    """Return the learning rate of the step before which ``share`` of the epoch's steps were done."""
+    if config.schedule == "cosine":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    done = (epoch + share) / config.epochs
+    return config.lr * min(WARM_UP_FROM + done / WARM_UP, (1 - done) / (1 - WARM_UP), 1.0)
+
+
 def _replica(model: nn.Module) -> nn.Module:
     """Copy ``model`` with shared parameters and its own batch statistics, which hold the last batch's."""
     memo = {id(p): p for p in model.parameters()}
@@ -278,5 +288,10 @@ def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Opt
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        fused=True,
     )

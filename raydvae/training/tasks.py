@@ -47,6 +47,7 @@ class ClassifierTask:
     crop_padding: int = 4
     flip: bool = True
     crop: Crop = "padded"
+    label_smoothing: float = 0.0
 
     @classmethod
     def of(cls, config: ClassifyConfig, num_classes: int) -> ClassifierTask:
@@ -77,9 +78,10 @@ class ClassifierTask:
         seed_dropout(model, generator)
         x, target = self.examples(model, x, y, generator)
         logits = model(x)
+        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         guess = logits.detach().argmax(dim=1)
         right = guess == target if target.ndim == 1 else target.gather(1, guess[:, None])
-        return {"cross_entropy": F.cross_entropy(logits, target), "accuracy": right.float().mean()}
+        return {"cross_entropy": loss, "accuracy": right.float().mean()}
 
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
         """Return the cross-entropy."""
@@ -94,6 +96,7 @@ def common(config: ClassifyConfig, num_classes: int) -> dict[str, Any]:
         "crop_padding": config.crop_padding,
         "flip": config.flip,
         "crop": config.crop,
+        "label_smoothing": config.label_smoothing,
     }
 
 

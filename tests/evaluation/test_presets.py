@@ -6,6 +6,7 @@ import pytest
 
 from raydvae.errors import ConfigError
 from raydvae.evaluation.presets import classify_preset
+from raydvae.training.loop import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,20 @@ def test_presets(preset: str, model: str, defense: str | None, net: str, epochs:
     large = preset == "imagenet100"
     assert (config.crop, config.image_size) == (("resized", 256) if large else ("padded", 0))
     assert config.hard_epochs == (50 if preset == "cifar10" else 30)
+
+
+def test_the_fast_recipe_is_short_and_its_learning_rate_a_triangle() -> None:
+    config = classify_preset("fast")
+    train = config.train
+    assert (config.model, train.epochs, train.batch_size, config.label_smoothing) == ("resnet9", 24, 512, 0.2)
+    assert classify_preset("fast", "tiny").model == "tiny"
+    rates = [learning_rate(train, epoch, step / 10) for epoch in range(24) for step in range(10)]
+    top = rates.index(max(rates))
+    assert 0.15 < top / len(rates) < 0.25
+    assert max(rates) == pytest.approx(0.4, rel=0.01)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert 0 < rates[-1] < 0.003
 
 
 def test_an_unknown_preset_is_refused() -> None:

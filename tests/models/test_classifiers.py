@@ -32,6 +32,7 @@ from raydvae.training.tasks import ClassifierTask
         ("resnet18-224", 1000, 11_689_512),
         ("resnet50-224", 1000, 25_557_032),
         ("densenet121-224", 1000, 7_978_856),
+        ("resnet9", 10, 6_573_130),
     ],
 )
 def test_parameters_are_as_many_as_published(name: str, classes: int, parameters: int) -> None:

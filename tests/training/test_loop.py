@@ -61,6 +61,44 @@ def test_a_resumed_training_is_a_straight_one(task: VAETask | ClassifierTask) ->
     ]
 
 
+def test_nesterov_in_a_triangle_with_smoothed_labels_is_what_torch_does() -> None:
+    data, batch = some_images(128), 32
+    config = TrainConfig(
+        epochs=2,
+        batch_size=batch,
+        slices=1,
+        optimizer="sgd",
+        lr=0.1,
+        weight_decay=5e-4,
+        schedule="triangle",
+        nesterov=True,
+    )
+    task = ClassifierTask("tiny", 4, crop_padding=0, flip=False, label_smoothing=0.2)
+    history = train(task, data, config, seed=3).history
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(3, "init"))
+        model = task.build()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    # Eight steps: the rate starts at a tenth of 0.1, is at its top after a fifth of them, and falls along a line.
+    losses = []
+    shares = [min(0.1 + done / 0.2, (1 - done) / 0.8, 1) for done in (step / 8 for step in range(8))]
+    for epoch in range(2):
+        order = epoch_order(128, 3, epoch)
+        for step in range(4):
+            optimizer.param_groups[0]["lr"] = 0.1 * shares[4 * epoch + step]
+            rows = order[step * batch : (step + 1) * batch]
+            logits = model(data.images[rows].float() / 255)
+            loss = nn.functional.cross_entropy(logits, data.labels[rows], label_smoothing=0.2)
+            losses.append(loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+    assert history[0]["loss"] == pytest.approx(sum(losses[:4]) / 4, rel=1e-4)
+    assert history[1]["loss"] == pytest.approx(sum(losses[4:]) / 4, rel=2e-3)  # differences in the last digits grow
+
+
 def test_one_slice_is_the_plain_loop_everyone_would_write() -> None:
     """20 steps against an independent loop: autograd on the whole batch, torch's Adam, clipping, cosine."""
     data, epochs, batch = some_images(160), 4, 32
