@@ -58,7 +58,7 @@ def ray_cluster() -> Iterator[None]:
     for attempt in (1, 2):
         try:
             # "local": a cluster of its own, and not the one that was started last on this machine.
-            ray.init("local", num_cpus=6, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
+            ray.init("local", num_cpus=4, object_store_memory=300 * 2**20, include_dashboard=False, log_to_driver=False)
             break
         except Exception:
             ray.shutdown()

@@ -12,26 +12,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import CONFIGS, ROWS, TEST, Labels, digits, image_set, learned, poisoned_by, shuffled, write
+from benchmarks.attacks import CONFIGS, ROWS, TEST, digits, image_set, learned, poisoned_by, shuffled, write
 from raydvae.config import DataConfig
-from raydvae.data.codecs import Array
 from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
-from raydvae.training.feed import ImageSet
 
 SHOWN = ["lsp", "ar", "ops", "em", "em-class", "rem", "tap", "sep", "ntga"]
 
 
-def usually_learned(images: Array, labels: Labels, test: ImageSet, crop: int) -> float:
-    """The mean of three trainings: one alone may be two points off, and shuffled noise costs up to four."""
-    return sum(learned(images, labels, test, crop, seed) for seed in range(3)) / 3
+NOISE = 2.0  # points of accuracy that one training may be off
 
 
 @cache
 def clean_accuracy(crop: int) -> float:
     images, labels = digits()
     test = image_set(images[ROWS : ROWS + TEST], labels[ROWS : ROWS + TEST])
-    return usually_learned(images[:ROWS], labels[:ROWS], test, crop)
+    return sum(learned(images[:ROWS], labels[:ROWS], test, crop, seed) for seed in range(3)) / 3
 
 
 @pytest.mark.slow
@@ -45,7 +41,11 @@ def test_trained_on_poison_a_net_fails_and_on_shuffled_noise_it_does_not(name: s
     data = open_dataset(str(tmp_path / "clean"), DataConfig(unit_rows=getattr(config, "block_rows", 1024)))
     poisoned = poisoned_by(config, data, Store(str(tmp_path / "poisoned")))
     assert clean_accuracy(crop) - learned(poisoned, labels, test, crop) >= 25
-    assert clean_accuracy(crop) - usually_learned(shuffled(images, poisoned, labels), labels, test, crop) < 5
+    moved = shuffled(images, poisoned, labels)
+    costs = [clean_accuracy(crop) - learned(moved, labels, test, crop)]
+    if costs[0] >= 5 - NOISE:  # too near to tell by one training
+        costs += [clean_accuracy(crop) - learned(moved, labels, test, crop, seed) for seed in (1, 2)]
+    assert sum(costs) / len(costs) < 5
 
 
 def test_noise_is_shuffled_over_other_classes_only() -> None:

@@ -95,7 +95,7 @@ def test_few_units_are_ahead_of_the_committed_ones(tmp_path: Path, ray_cluster: 
     list(passes.stream(work, units(150), 1, use_gpu=False))
     committed = [at for at, _ in marks(tmp_path, "committed")]
     ahead = [number - sum(done < at for done in committed) for number, (at, _) in enumerate(marks(tmp_path, "read"), 1)]
-    slots = 10  # of the tests' cluster: 6 logical cores, one an actor's
+    slots = 6  # of the tests' cluster: 4 logical cores, one an actor's
     # Each reading task has two blocks waiting for Ray Data to take them, and makes a third.
     assert max(ahead) <= passes.UNITS_PER_ACTOR + slots + 3 * slots // 2
 
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, ray_cluster: Non
 def test_what_is_waited_for_is_said(ray_cluster: None) -> None:
     text = passes._Waiting("pass1", 9, 2, use_gpu=True).message(61.0)
     assert "pass1: no unit was committed for 61 s (0 of 9 are)" in text
-    assert "2 actors with one GPU each" in text and "of 6 CPUs" in text and "0 of 0 GPUs" in text
+    assert "2 actors with one GPU each" in text and "of 4 CPUs" in text and "0 of 0 GPUs" in text
 
 
 def test_a_packed_value_comes_back_writable() -> None:
