@@ -14,6 +14,8 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+# Processes stay for the next pass: by default those above the count of cores end after a second without work.
+OWN = {"RAY_idle_worker_killing_time_threshold_ms": "60000"}
 
 
 def prepare(address: str | None) -> None:
@@ -26,6 +28,8 @@ def prepare(address: str | None) -> None:
         os.environ.setdefault(name, value)
     if address or os.environ.get("RAY_ADDRESS"):
         return
+    for name, value in OWN.items():
+        os.environ.setdefault(name, value)
     # Despite its name: without it Ray listens on the machine's outer address, even for ray.init() on one machine.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_AUTH_MODE" in os.environ:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_quickstart_shows_what_it_promises(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "raydvae.cli.main", "quickstart", "--out", str(tmp_path / "qs"), "--seed", "3"]
