@@ -23,7 +23,7 @@ quickstart: install  ## poison digits, purify them, compare three classifiers
 	$(BIN)/raydvae quickstart
 
 test: install lint  ## lint, types, layers, and all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

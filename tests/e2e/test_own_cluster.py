@@ -18,7 +18,15 @@ def test_two_workers_give_the_bytes_of_one(digits_folder: Path, tmp_path: Path) 
     # Without what the tests set for their own cluster: this one has a token of its own.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     for workers in ("1", "2"):
-        command = [sys.executable, "-m", "raydvae.cli.main", "defend", "gray", str(digits_folder), str(tmp_path / workers)]
+        command = [
+            sys.executable,
+            "-m",
+            "raydvae.cli.main",
+            "defend",
+            "gray",
+            str(digits_folder),
+            str(tmp_path / workers),
+        ]
         done = subprocess.run(
             [*command, "--workers", workers, "--json"],
             capture_output=True, text=True, timeout=300, check=False, env=environment,
