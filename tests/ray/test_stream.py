@@ -80,70 +80,18 @@ def marks(folder: Path, what: str) -> list[tuple[int, int]]:
     return [(int(time), int(unit)) for time, kind, unit, _ in named if kind == what]
 
 
-def test_every_unit_comes_back_once_with_its_pixels(tmp_path: Path, ray_cluster: None) -> None:
-    wanted = units(50)
-    records = list(passes.stream(Doubling(str(tmp_path)), wanted, 2, use_gpu=False))
-    assert sorted(record["unit"] for record in records) == [unit.id for unit in wanted]
-    for record in records:
-        value = int(record["unit"][-10:]) % 100 * 2
-        assert record["value"] == [value, value] and record["rows_out"] == 10
-
-
-def test_few_units_are_ahead_of_the_committed_ones(tmp_path: Path, ray_cluster: None) -> None:
-    """Reading is far faster than committing here; without a bound all 150 units would be read at once."""
-    work = Doubling(str(tmp_path), fails="slow")
-    list(passes.stream(work, units(150), 1, use_gpu=False))
-    committed = [at for at, _ in marks(tmp_path, "committed")]
-    ahead = [number - sum(done < at for done in committed) for number, (at, _) in enumerate(marks(tmp_path, "read"), 1)]
-    slots = 6  # of the tests' cluster: 4 logical cores, one an actor's
-    # Each reading task has two blocks waiting for Ray Data to take them, and makes a third.
-    assert max(ahead) <= passes.UNITS_PER_ACTOR + slots + 3 * slots // 2
-
-
-def test_many_units_are_planned_as_few_small_blocks(ray_cluster: None) -> None:
-    count = 20_000
-    source = passes._source(units(count), slots=10)
-    assert source.num_blocks() == -(-count // passes.UNITS_PER_TASK)
-    assert source.count() == source.num_blocks(), "a block is one row, which lists its units"
-    assert source.size_bytes() / count < 30
-
-
-@pytest.mark.parametrize("stage", ["compute", "commit"])
-def test_a_process_that_always_dies_ends_the_stream_with_advice(stage: str, tmp_path: Path, ray_cluster: None) -> None:
-    with pytest.raises(RaydvaeError, match="doubling: processes that worked on one unit died 4 times.*unit_rows"):
-        list(passes.stream(Doubling(str(tmp_path), fails=stage), units(3), 1, use_gpu=False))
-    mark = {"compute": "computed", "commit": "committed"}[stage]
-    assert sum(unit == 10 for _, unit in marks(tmp_path, mark)) == passes.RETRIES + 1
-
-
-def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, ray_cluster: None) -> None:
-    with pytest.raises(DataError, match="^the model is of another data set$") as caught:
-        list(passes.stream(Doubling(str(tmp_path), fails="load"), units(2), 1, use_gpu=False))
-    assert type(caught.value) is DataError
-
-
-def test_what_is_waited_for_is_said(ray_cluster: None) -> None:
-    text = passes._Waiting("pass1", 9, 2, use_gpu=True).message(61.0)
-    assert "pass1: no unit was committed for 61 s (0 of 9 are)" in text
-    assert "2 actors with one GPU each" in text and "of 4 CPUs" in text and "0 of 0 GPUs" in text
-
-
-def test_a_packed_value_comes_back_writable() -> None:
-    value = {"large": np.arange(10**5), "small": np.arange(3), "text": "x", "table": pa.table({"a": np.arange(10**5)})}
-    back = passes._unpack(passes._pack(value))
-    assert np.array_equal(back["large"], value["large"]) and back["large"].flags.writeable
-    assert np.array_equal(back["small"], value["small"]) and back["small"].flags.writeable
-    assert back["table"] == value["table"] and back["text"] == "x"
-
-
-def test_metrics_are_exported_under_their_names(tmp_path: Path, ray_cluster: None) -> None:
+def check_metrics(count: int) -> None:
+    """Look for what a stream of so many units has told Ray's metrics, under the names that the dashboard asks for."""
     import ray
 
-    list(passes.stream(Doubling(str(tmp_path), name="counted"), units(4), 1, use_gpu=False))
     node = next(node for node in ray.nodes() if node["Alive"])
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    wanted = {"raydvae_rows": 40.0, "raydvae_rejected_rows": 12.0, "raydvae_bytes": 40.0 * SIZE * SIZE * 3}
-    seconds = {stage: 4.0 for stage in ("read", "compute", "commit")}
+    wanted = {
+        "raydvae_rows": 10.0 * count,
+        "raydvae_rejected_rows": 3.0 * count,
+        "raydvae_bytes": 10.0 * count * SIZE * SIZE * 3,
+    }
+    seconds = {stage: float(count) for stage in ("read", "compute", "commit")}
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -170,3 +118,63 @@ def test_metrics_are_exported_under_their_names(tmp_path: Path, ray_cluster: Non
             return
         time.sleep(1)
     raise AssertionError((found, timed, lines))
+
+
+def test_every_unit_comes_back_once_with_its_pixels_and_is_counted(tmp_path: Path, ray_cluster: None) -> None:
+    wanted = units(50)
+    records = list(passes.stream(Doubling(str(tmp_path), name="counted"), wanted, 2, use_gpu=False))
+    assert sorted(record["unit"] for record in records) == [unit.id for unit in wanted]
+    for record in records:
+        value = int(record["unit"][-10:]) % 100 * 2
+        assert record["value"] == [value, value] and record["rows_out"] == 10
+    check_metrics(len(wanted))
+
+
+def test_few_units_are_ahead_of_the_committed_ones(tmp_path: Path, ray_cluster: None) -> None:
+    """Reading is far faster than committing here; without a bound all 150 units would be read at once."""
+    work = Doubling(str(tmp_path), fails="slow")
+    list(passes.stream(work, units(150), 1, use_gpu=False))
+    committed = [at for at, _ in marks(tmp_path, "committed")]
+    ahead = [number - sum(done < at for done in committed) for number, (at, _) in enumerate(marks(tmp_path, "read"), 1)]
+    slots = 6  # of the tests' cluster: 4 logical cores, one an actor's
+    # Each reading task has two blocks waiting for Ray Data to take them, and makes a third.
+    assert max(ahead) <= passes.UNITS_PER_ACTOR + slots + 3 * slots // 2
+
+
+def test_many_units_are_planned_as_few_small_blocks(ray_cluster: None) -> None:
+    count = 20_000
+    source = passes._source(units(count), slots=10)
+    assert source.num_blocks() == -(-count // passes.UNITS_PER_TASK)
+    assert source.count() == source.num_blocks(), "a block is one row, which lists its units"
+    assert source.size_bytes() / count < 30
+
+
+@pytest.mark.parametrize("stage", ["compute", "commit"])
+def test_a_process_that_always_dies_ends_the_stream_with_advice(
+    stage: str, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "RETRIES", 1)  # each takes a new process, which is what this test waits for
+    with pytest.raises(RaydvaeError, match="doubling: processes that worked on one unit died 2 times.*unit_rows"):
+        list(passes.stream(Doubling(str(tmp_path), fails=stage), units(3), 1, use_gpu=False))
+    mark = {"compute": "computed", "commit": "committed"}[stage]
+    assert sum(unit == 10 for _, unit in marks(tmp_path, mark)) == 2
+
+
+def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, ray_cluster: None) -> None:
+    with pytest.raises(DataError, match="^the model is of another data set$") as caught:
+        list(passes.stream(Doubling(str(tmp_path), fails="load"), units(2), 1, use_gpu=False))
+    assert type(caught.value) is DataError
+
+
+def test_what_is_waited_for_is_said(ray_cluster: None) -> None:
+    text = passes._Waiting("pass1", 9, 2, use_gpu=True).message(61.0)
+    assert "pass1: no unit was committed for 61 s (0 of 9 are)" in text
+    assert "2 actors with one GPU each" in text and "of 4 CPUs" in text and "0 of 0 GPUs" in text
+
+
+def test_a_packed_value_comes_back_writable() -> None:
+    value = {"large": np.arange(10**5), "small": np.arange(3), "text": "x", "table": pa.table({"a": np.arange(10**5)})}
+    back = passes._unpack(passes._pack(value))
+    assert np.array_equal(back["large"], value["large"]) and back["large"].flags.writeable
+    assert np.array_equal(back["small"], value["small"]) and back["small"].flags.writeable
+    assert back["table"] == value["table"] and back["text"] == "x"
