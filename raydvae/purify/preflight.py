@@ -54,6 +54,7 @@ class Plan:
     """What will be done, what it asks for beside what there is, and about how long it takes.
 
     ``steps`` are epochs x steps or units by name, without those that are done; ``seconds`` are estimates by name.
+    ``uncapped`` are the stages that end before the cap on p_hat's amplitude begins to act.
     """
 
     source: str
@@ -75,6 +76,7 @@ class Plan:
     storage_bytes: int
     free_bytes: int | None
     seconds: dict[str, float]
+    uncapped: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise where the cluster or the disk has not what is asked for: waiting would not help."""
@@ -114,6 +116,12 @@ class Plan:
             "storage": f"about {_bytes(self.storage_bytes)}{free}",
             "time": f"about {_time(sum(self.seconds.values()))} ({', '.join(parts)})" if parts else "none",
         }
+        if self.uncapped:
+            lines["warning"] = (
+                f"{' and '.join(self.uncapped)} will end before the cap on the amplitude of p_hat acts, and then "
+                "mostly subtract what the images show, too. Give more --epochs (20 will do), or a lower "
+                "loss.amplitude_from_epoch in a --config"
+            )
         return "\n".join(f"  {name:<9} {value}" for name, value in lines.items())
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,6 +191,11 @@ def preflight(
         storage_bytes=int(2 * rows * measured.png_bytes + STATE_BYTES * parameters) if steps else 0,
         free_bytes=_free(out),
         seconds=seconds,
+        uncapped=tuple(
+            name
+            for name, stage in (("stage1", config.stage1), ("stage2", config.stage2))
+            if name in steps and stage.train.epochs <= stage.loss.amplitude_from_epoch
+        ),
     )
 
 

@@ -44,6 +44,16 @@ def test_a_plan_counts_what_is_left(digits_data: Dataset, tmp_path: Path) -> Non
     assert plan_of(digits_data, tmp_path).steps == {"pass3": "6 units"}
 
 
+def test_stages_too_short_for_the_amplitude_cap_are_named(digits_data: Dataset, tmp_path: Path) -> None:
+    plan = plan_of(digits_data, tmp_path)
+    assert plan.uncapped == ("stage1", "stage2")
+    assert "warning   stage1 and stage2 will end before the cap on the amplitude of p_hat acts" in plan.text()
+    long = preflight(
+        digits_data, find_classes(digits_data), Store(str(tmp_path)), small_config(epochs=12), InProcess(threads=2)
+    )
+    assert long.uncapped == () and "warning" not in long.text()
+
+
 def test_sampling_and_streaming_show_in_a_plan(digits_data: Dataset, tmp_path: Path) -> None:
     plan = plan_of(digits_data, tmp_path, train_rows=90, data=DataConfig(unit_rows=40, memory_gib=1e-4))
     assert (plan.train_rows, plan.streamed) == (90, True)

@@ -5,10 +5,15 @@ That one worker on Ray gives them too is shown by tests/faults/test_driver.py.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from raydvae.config import dump_toml
 from raydvae.data.dataset import Dataset, find_classes
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
@@ -30,24 +35,22 @@ def local(tmp_path_factory: pytest.TempPathFactory, digits_folder: Path) -> dict
     return hashes(out)
 
 
-def test_ray_gives_the_bytes_of_one_process(
-    local: dict[str, str], digits_data: Dataset, tmp_path: Path, ray_cluster: None
-) -> None:
-    epochs: list[dict[str, float]] = []
-
-    class Watching:
-        def step(self, name: str, total: int, unit: str):  # type: ignore[no-untyped-def]
-            from contextlib import nullcontext
-
-            return nullcontext(epochs.append)
-
-    with RayEngine(2) as engine:
-        summary = purify(
-            digits_data, find_classes(digits_data), Store(str(tmp_path)), small_config(), engine, Watching()
-        )
-    assert hashes(tmp_path) == local
-    assert (summary.rows_in, summary.rows_out) == (180, 180)
-    assert sum("rows_in" in event for event in epochs) == 12, "six units in each of two passes were told of"
+def test_two_workers_give_the_bytes_of_one_process(local: dict[str, str], digits_folder: Path, tmp_path: Path) -> None:
+    """As a user runs it, on a cluster of the command's own, without what the tests set for theirs."""
+    settings, out = tmp_path / "settings.toml", tmp_path / "out"
+    settings.write_text(dump_toml(small_config()))
+    command = ["purify", str(digits_folder), str(out), "--config", str(settings), "--workers", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "raydvae.cli.main", *command],
+        capture_output=True, text=True, timeout=500, check=False,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)  # all of stdout
+    assert (result["rows_in"], result["rows_out"]) == (180, 180)
+    assert hashes(out) == local
+    for step in ("pass1", "pass3"):
+        assert len(list((out / "_raydvae/commits" / step).glob("*.json"))) == 6
 
 
 def test_an_error_of_ours_crosses_the_cluster_as_itself(
