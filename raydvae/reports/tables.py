@@ -136,6 +136,8 @@ def markdown(grid: Grid) -> str:
 def name(part: str) -> str:
     """Return a row or column as it is read."""
     first, *more = part.split()
+    if first == "ours" and more:  # a score of a detection
+        first = "our rule,"
     first = NAMES.get(first, first.upper() if first.isalpha() and len(first) < 5 else first)
     return " ".join([first, *(NAMES.get(word, word) for word in more)])
 
