@@ -49,9 +49,14 @@ def digits(home: Store) -> str:
     return run.store.uri
 
 
-def sure(told: dict[float, float], window: tuple[float, float]) -> int:
-    """Return the size of a grid whose step is as wide as what lies in the window on the measured curve."""
+def sure(told: dict[float, float], window: tuple[float, float]) -> int | None:
+    """Return the size of a grid whose step is as wide as what lies in the window on the measured curve.
+
+    None where one measurement was enough: it shows no curve.
+    """
     klds, psnrs = monotone(told)
+    if len(klds) < 2:
+        return None
     low = solve(klds, psnrs, window[0]) if psnrs[0] < window[0] else klds[0]
     high = solve(klds, psnrs, window[1]) if psnrs[-1] > window[1] else klds[-1]
     return 1 + math.ceil(math.log(LIMITS[1] / LIMITS[0]) / math.log(high / low))
