@@ -73,7 +73,7 @@ def test_a_command_is_refused_by_name_and_not_run(protocol: int, tmp_path: Path)
         np.datetime64("2020-01-01"),
         collections.OrderedDict(a=1),
         Path("x"),
-        print,
+        len,
         1j,
     ],
     ids=repr,
