@@ -344,6 +344,15 @@ def sized(config: PurifyConfig, num_classes: int, image_size: int) -> PurifyConf
     return dataclasses.replace(config, stage1=fit(config.stage1), stage2=fit(config.stage2))
 
 
+def with_targets(config: PurifyConfig, kld1: float, kld2: float) -> PurifyConfig:
+    """Return ``config`` with these KLD targets."""
+
+    def change(stage: StageConfig, kld: float) -> StageConfig:
+        return dataclasses.replace(stage, loss=dataclasses.replace(stage.loss, kld_target=kld))
+
+    return dataclasses.replace(config, stage1=change(config.stage1, kld1), stage2=change(config.stage2, kld2))
+
+
 T = TypeVar("T")
 
 PRESETS: dict[str, Callable[[], PurifyConfig]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import OmitArgPrefixes, Positional
 
 from raydvae.cli.common import Progress, Where, finish, say
-from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized
+from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized, with_targets
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
     """
     from raydvae.cli.tune import trials_on
     from raydvae.data.manifest import Run
-    from raydvae.tuning.experiment import RESULT, Here, TuneConfig, lend, tune, with_targets
+    from raydvae.tuning.experiment import RESULT, Here, TuneConfig, lend, tune
 
     run, home = Run(out), Run(out).home.sub("tune")
     if run.exists():

@@ -28,10 +28,10 @@ from raydvae.config import (
     digits,
     imagenet100,
     sized,
+    with_targets,
 )
 from raydvae.defenses.configs import AvatarConfig
 from raydvae.evaluation.presets import classify_preset
-from raydvae.tuning.experiment import with_targets
 
 LARGE = 16 / 255
 SLICES = 2  # of a batch, for two cores: more would be of few images each

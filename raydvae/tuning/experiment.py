@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, dump_toml, to_dict
+from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, dump_toml, to_dict, with_targets
 from raydvae.data.dataset import Classes, Dataset, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
@@ -185,15 +185,6 @@ def tune(
         tuned.stages.update(stage1=first, stage2=second)
         _write(run, tuned)
         return tuned
-
-
-def with_targets(config: PurifyConfig, kld1: float, kld2: float) -> PurifyConfig:
-    """Return ``config`` with these KLD targets."""
-
-    def change(stage: StageConfig, kld: float) -> StageConfig:
-        return dataclasses.replace(stage, loss=dataclasses.replace(stage.loss, kld_target=kld))
-
-    return dataclasses.replace(config, stage1=change(config.stage1, kld1), stage2=change(config.stage2, kld2))
 
 
 @dataclass(slots=True)
