@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raydvae.config import PurifyConfig
 from raydvae.defenses.configs import AEConfig, BDRConfig, DefenseConfig, GrayConfig, JPEGConfig, LFUConfig
+from raydvae.detection.configs import DetectConfig, Rule
 from raydvae.errors import ConfigError
 from raydvae.evaluation.partial import Detected, Few, Grown, Joined, Mended
 from raydvae.evaluation.purifying import Model, Purified, Reconstructed, Subtracted, Twice
@@ -14,7 +15,7 @@ from raydvae.evaluation.scales import Scale
 from raydvae.evaluation.steps import Classified, Defended, Diffused, Diffusion, Poisoned, Source, Step
 
 RECIPES = {"at": "at", "aa": "ueraser"}
-OUR_RULE = "shortcut"
+OUR_RULE: Rule = "shortcut"
 ISS = ("bdr", "gray", "jpeg")
 TRANSFORMS: dict[str, DefenseConfig] = {"bdr": BDRConfig(), "gray": GrayConfig(), "jpeg": JPEGConfig()}
 CLASSIFIERS = {"rn-50": "resnet50", "dn-121": "densenet121", "mn-v2": "mobilenetv2"}
@@ -102,11 +103,15 @@ class Chains:
 
     def detected(self, p0: Poisoned) -> Detected:
         """Which rows of a partly poisoned set are flagged."""
-        return Detected(p0, self._seeded, self.classified(p0).config, OUR_RULE)
+        usual = DetectConfig(purify=self.scale.purify, classifier=self.scale.classify(None, None))
+        config = self.scale.detect or usual
+        purify = dataclasses.replace(config.purify, seed=self.seed)
+        classifier = dataclasses.replace(config.classifier, seed=self.seed)
+        return Detected(p0, dataclasses.replace(config, rule=OUR_RULE, purify=purify, classifier=classifier))
 
     def mended(self, p0: Poisoned) -> Mended:
         """A partly poisoned set whose flagged rows are purified."""
-        return Mended(p0, self.detected(p0))
+        return Mended(p0, self.detected(p0), self._seeded)
 
     def grown(self, attack: str, ratio: float) -> Joined:
         """P: a share of the rows poisoned by the attack, and the others by what a D-VAE has learned from them."""

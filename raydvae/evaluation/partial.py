@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydvae.config import ClassifyConfig, PurifyConfig
+from raydvae.config import PurifyConfig
 from raydvae.data.selection import select
+from raydvae.detection.configs import DetectConfig, Rule
 from raydvae.errors import ConfigError
 from raydvae.evaluation.steps import Poisoned, Result, Step
 from raydvae.seeds import derive
@@ -24,29 +26,26 @@ FLAGS = "flags.parquet"
 
 @dataclass(frozen=True)
 class Detected(Step):
-    """Which rows of a partly poisoned set each rule flags, and how right it is; ``rule`` is what `Mended` goes by."""
+    """Which rows of a partly poisoned set each rule flags, and how right it is; `Mended` goes by that of ``config``."""
 
     data: Poisoned
-    config: PurifyConfig
-    classifier: ClassifyConfig
-    rule: str
+    config: DetectConfig
 
     def run(self, bench: Bench) -> Result:
         """See `Step.run`."""
         from raydvae.data.manifest import Run
-        from raydvae.detection.configs import DetectConfig, Rule
         from raydvae.detection.detecting import detect
 
         home, data, out = bench.home(self), bench.dataset(self.data), dict[str, float]()
         truth = _truth(bench.home(self.data))
         for rule in get_args(Rule):
-            config = DetectConfig(rule=rule, purify=self.config, classifier=self.classifier)
+            config = dataclasses.replace(self.config, rule=rule)
             found = detect(data, bench.classes, Run(home), config, bench.engine, bench.watch)
             ids = found.table["row_id"].to_pylist()
             flagged = found.judged.flagged
             out |= {f"{rule} {name}": value for name, value in scores(flagged, [truth[i] for i in ids]).items()}
             out |= {f"{rule} share": found.judged.share, f"{rule} flagged": int(flagged.sum())}
-            if rule == self.rule:
+            if rule == self.config.rule:
                 home.write(FLAGS, found.flags)
         return out
 
@@ -57,6 +56,7 @@ class Mended(Step):
 
     data: Poisoned
     detected: Detected
+    config: PurifyConfig
 
     def run(self, bench: Bench) -> Result:
         """See `Step.run`; where no row is flagged, all go through as they are."""
@@ -65,11 +65,10 @@ class Mended(Step):
         from raydvae.purify.algorithm import purify
 
         data = bench.dataset(self.data)
-        if not bench.result(self.detected)[f"{self.detected.rule} flagged"]:
+        if not bench.result(self.detected)[f"{self.detected.config.rule} flagged"]:
             return {"rows": join([data], bench.home(self)), "rows_flagged": 0}
         flags = read_flags(f"{bench.home(self.detected).uri}/{FLAGS}", data, bench.out.options)
-        config = self.detected.config
-        summary = purify(data, bench.classes, bench.home(self), config, bench.engine, bench.watch, flags=flags)
+        summary = purify(data, bench.classes, bench.home(self), self.config, bench.engine, bench.watch, flags=flags)
         return {"rows": summary.rows_out, "rows_flagged": flags.flagged}
 
 

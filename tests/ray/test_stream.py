@@ -131,9 +131,9 @@ def test_every_unit_comes_back_once_with_its_pixels_and_is_counted(tmp_path: Pat
 
 
 def test_few_units_are_ahead_of_the_committed_ones(tmp_path: Path, ray_cluster: None) -> None:
-    """Reading is far faster than committing here; without a bound all 150 units would be read at once."""
+    """Reading is far faster than committing here; without a bound all 80 units would be read at once."""
     work = Doubling(str(tmp_path), fails="slow")
-    list(passes.stream(work, units(150), 1, use_gpu=False))
+    list(passes.stream(work, units(80), 1, use_gpu=False))
     committed = [at for at, _ in marks(tmp_path, "committed")]
     ahead = [number - sum(done < at for done in committed) for number, (at, _) in enumerate(marks(tmp_path, "read"), 1)]
     slots = 6  # of the tests' cluster: 4 logical cores, one an actor's
