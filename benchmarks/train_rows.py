@@ -3,7 +3,7 @@
     python benchmarks/train_rows.py [--shares 0.05 0.2 1] [--seeds 1] [--equal-steps]
 
 Digits are made unlearnable as in the quickstart and purified with `train_rows`; then a classifier learns from all
-purified rows. Epochs are those of the preset, so a small share also means few steps; with --equal-steps the epochs
+purified rows. Epochs are those of the quickstart, so a small share also means few steps; with --equal-steps the epochs
 grow as the share shrinks.
 """
 
@@ -18,7 +18,7 @@ import time
 from raydvae.attacks.configs import LSPConfig
 from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
-from raydvae.cli.quickstart import CLASSIFIER, NORM
+from raydvae.cli.quickstart import CLASSIFIER, NORM, PATCH, shortened
 from raydvae.config import PurifyConfig, StageConfig, digits
 from raydvae.data.dataset import find_classes, open_dataset
 from raydvae.data.importing import import_dataset
@@ -39,17 +39,21 @@ def lengthened(config: PurifyConfig, factor: float) -> PurifyConfig:
 
 
 def measure(share: float, seed: int, equal_steps: bool, home: Store, engine: InProcess) -> dict[str, object]:
-    config = dataclasses.replace(digits(), seed=seed)
+    config = dataclasses.replace(shortened(digits()), seed=seed)
     for split in ("train", "test"):
         if not home.sub(split).list():
             import_dataset("digits", home.sub(split), "digits", split=split, rows_per_shard=500)
-    clean, test = open_dataset(home.sub("train").uri), open_dataset(home.sub("test").uri)
+    clean, test = (open_dataset(home.sub(split).uri, config.data) for split in ("train", "test"))
     classes = find_classes(clean)
     run = Run(home.sub(f"poisoned-{seed}"))
     poison(
-        Recipe(LSPConfig(norm=NORM, seed=seed), config.image_size, classes.count, run.home), clean, classes, run, engine
+        Recipe(LSPConfig(norm=NORM, patch=PATCH, seed=seed), config.image_size, classes.count, run.home),
+        clean,
+        classes,
+        run,
+        engine,
     )
-    poisoned = open_dataset(run.store.uri)
+    poisoned = open_dataset(run.store.uri, config.data)
     rows = round(share * clean.rows)
     config = dataclasses.replace(config, train_rows=0 if share == 1 else rows)
     if equal_steps:
@@ -62,7 +66,9 @@ def measure(share: float, seed: int, equal_steps: bool, home: Store, engine: InP
 
     def accuracy(name: str, uri: str) -> float:
         store = home.sub(f"classifiers/{name}")
-        return classify(open_dataset(uri), test, classes, config.image_size, settings, store, engine).test_acc
+        return classify(
+            open_dataset(uri, config.data), test, classes, config.image_size, settings, store, engine
+        ).test_acc
 
     return {
         "share": share,

@@ -1,6 +1,6 @@
 """Trials that bisection and grid search take for a KLD target inside of its PSNR window; prints JSON, a line a stage.
 
-    python benchmarks/tuning.py                                        # digits, poisoned as in the quickstart
+    python benchmarks/tuning.py                                        # digits at 32 px, poisoned by LSP
     python benchmarks/tuning.py --synthetic 1000
     python benchmarks/tuning.py --data FOLDER --preset cifar10 --width 16 --batch 32 --full-epochs 20
 

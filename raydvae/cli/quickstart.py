@@ -12,7 +12,7 @@ from raydvae.config import ClassifyConfig, PurifyConfig, TrainConfig, digits, si
 NORM = 4.0  # the larger of the paper's bounds for LSP: digits are easy, and weaker noise is unreliable on them
 CLASSIFIER = ClassifyConfig(
     model="tiny",
-    crop_padding=0,
+    crop_padding=0,  # at this size a net that sees crops learns the digits as early as the shortcut
     flip=False,  # a mirrored digit is another sign
     train=TrainConfig(optimizer="sgd", lr=0.05, weight_decay=5e-4, epochs=6, batch_size=32),
 )

@@ -103,11 +103,10 @@ class Chains:
 
     def detected(self, p0: Poisoned) -> Detected:
         """Which rows of a partly poisoned set are flagged."""
-        usual = DetectConfig(purify=self.scale.purify, classifier=self.scale.classify(None, None))
-        config = self.scale.detect or usual
-        purify = dataclasses.replace(config.purify, seed=self.seed)
-        classifier = dataclasses.replace(config.classifier, seed=self.seed)
-        return Detected(p0, dataclasses.replace(config, rule=OUR_RULE, purify=purify, classifier=classifier))
+        own = self.scale.detect or DetectConfig(purify=self.scale.purify, classifier=self.scale.classify(None, None))
+        purify = dataclasses.replace(own.purify, seed=self.seed)
+        classifier = dataclasses.replace(own.classifier, seed=self.seed)
+        return Detected(p0, DetectConfig(rule=OUR_RULE, purify=purify, classifier=classifier))
 
     def mended(self, p0: Poisoned) -> Mended:
         """A partly poisoned set whose flagged rows are purified."""
