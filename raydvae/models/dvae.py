@@ -168,7 +168,9 @@ class DVAE(RateConstrainedVAE):
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__(config)
         cells = config.grid**2 if config.embedding == "spatial" else 1
-        self.embedding = nn.Embedding(config.num_classes, config.features * cells)
+        # Drawn here, as nn.Embedding would draw it: drawn on the meta device, it would import torch's compiler.
+        maps = torch.randn(config.num_classes, config.features * cells)
+        self.embedding = nn.Embedding.from_pretrained(maps, freeze=False)  # type: ignore[no-untyped-call]
         self.perturbation_decoder = Decoder(config)
 
     def embed(self, y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from raydvae.training.batchnorm import GlobalBatchNorm2d
 from raydvae.training.feed import Cut, Feed, ImageSet, Slice, to_float
 from raydvae.training.flat import gather, scatter, strided
 from raydvae.training.group import Alone, Group
+from raydvae.training.optimizers import apply_gradients, build_optimizer
 from raydvae.training.precision import precision
 
 Parts = dict[str, Tensor]
@@ -131,7 +132,7 @@ class _Trainer:
         self.mine = group.mine(self.slices)
         self.replicas = [_replica(self.model) for _ in self.mine]
         self.parameters = list(_trainable(self.model))
-        self.optimizer = _optimizer(self.parameters, config)
+        self.optimizer = build_optimizer(self.parameters, config)
         columns = sum(t.numel() for t in [*self.parameters, *_statistics(self.model)])
         self.exchanged = torch.empty(len(self.mine), columns, device=device)  # a row a slice: gradients and statistics
         self.precision = precision(config, device)
@@ -214,7 +215,7 @@ class _Trainer:
                 averaged = mean(self.exchanged)
                 scatter(averaged, [*(p.grad for p in self._with_grads()), *_statistics(self.replicas[0])])
             norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
-            self.optimizer.step()
+            apply_gradients(self.optimizer)
             for running, batch in zip(_statistics(self.model), _statistics(self.replicas[0]), strict=True):
                 running.lerp_(batch, 0.1)
             loss = self.task.total(means, means, self.epoch)
@@ -282,16 +283,3 @@ def _statistics(model: nn.Module) -> list[Tensor]:
 
 def _named(names: Sequence[str], values: Tensor) -> Parts:
     return dict(zip(names, values.unbind(), strict=True))
-
-
-def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        fused=True,
-    )
