@@ -15,7 +15,7 @@ class Import:
     """Bring a data set of another format into parquet shards."""
 
     source: Positional[str]
-    """Where it lies: a folder, file or URI; for --format digits the word digits."""
+    """Where it lies: a folder, file or URI; for --format digits the word digits, or faint-digits."""
     out: Positional[str]
     """Folder or URI for the shards: new, or without parquet files."""
     format: Literal["cifar10", "cifar100", "imagefolder", "webdataset", "parquet", "digits"]

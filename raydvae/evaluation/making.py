@@ -19,7 +19,7 @@ from raydvae.evaluation.scales import Scale, full, subset
 from raydvae.evaluation.steps import Source
 from raydvae.evaluation.tables import find_table
 
-DIGITS = "digits"
+DIGITS, FAINT = "digits", "faint-digits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,9 @@ def plan(
         size = probe_size(data["train"])
         settings = full(name, classes, size) if scale == "full" else subset(False, classes, size)
         prints = {split: tuple(file.fingerprint for file in found.files) for split, found in data.items()}
-    train = Source(uri, "train", settings.rows, prints["train"])
-    test = Source(uri, "test", settings.test_rows, prints["test"])
+    source = FAINT if uri == DIGITS else uri
+    train = Source(source, "train", settings.rows, prints["train"])
+    test = Source(source, "test", settings.test_rows, prints["test"])
     cells = expand(table, settings, train, test, seeds, rows, columns)
     every = expand(table, settings, train, test, seeds, table.rows, table.columns)
     return Plan(table, settings, train, test, cells, every)

@@ -20,7 +20,6 @@ from pathlib import Path
 import pyarrow.dataset  # noqa: F401 - imported before a fork, once, as what trainings need
 import tensorboardX  # noqa: F401
 import torch
-import torch._dynamo
 
 from raydvae.config import DataConfig
 from raydvae.data.dataset import Dataset, Unit, find_classes, open_dataset
