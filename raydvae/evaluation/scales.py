@@ -137,7 +137,7 @@ def _digits() -> Scale:
         image_size=16,
         detect=detect,
         # Half a nat in stage 1: the single pixel of OPS is a large part of 16 px, and the patches of LSP pass 0.7. The
-        # weight of the rate is that of the paper's targets: the official rule's for a target below 1 blurs faint digits.
+        # weight of the rate is that of the paper's targets: the official one of a target below 1 blurs faint digits.
         purify=_weighed(
             _small(with_targets(sized(digits(), 10, 16), 0.5, 4.0), width=16, epochs=30, batch_size=32), 0.01
         ),

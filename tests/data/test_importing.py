@@ -359,6 +359,20 @@ def test_digits_are_scikit_learns(out: Store) -> None:
         assert got.max() > 240
 
 
+def test_faint_digits_are_the_same_with_a_quarter_of_the_contrast(tmp_path: Path) -> None:
+    white, faint = Store(str(tmp_path / "white")), Store(str(tmp_path / "faint"))
+    for source, store in (("digits", white), ("faint-digits", faint)):
+        import_dataset(source, store, "digits", limit_per_class=3)
+    for split in ("train", "test"):
+        given, got = (
+            np.stack([pixels(value) for value in rows(store, split).column("image").to_pylist()]).astype(int)
+            for store in (white, faint)
+        )
+        assert (rows(white, split).column("label")).equals(rows(faint, split).column("label"))
+        assert 94 <= got.min() <= 98 and 157 <= got.max() <= 161, "levels 96 to 160, around the middle of 0 to 255"
+        assert np.abs(got - (96 + given / 4)).max() <= 2
+
+
 def test_digits_need_their_word(out: Store) -> None:
     with pytest.raises(ConfigError, match="give the word digits"):
         import_dataset("/data/digits", out, "digits")
