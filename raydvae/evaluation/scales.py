@@ -127,7 +127,7 @@ def _digits() -> Scale:
         "sep": SEPConfig(norm=LARGE, variant="fa", checkpoints=4, steps=16, surrogate=surrogate(400)),
         "ntga": NTGAConfig(norm=LARGE, t=64.0, block_rows=250, validation_rows=200),
     }
-    # What found the poison of LSP in 800 rows: six epochs and half a nat teach a net too little for a decision.
+    # As in benchmarks/detection.py: six epochs and half a nat teach a net too little for a decision.
     detect = DetectConfig(
         purify=_small(sized(digits(), 10, 16), width=12, epochs=12, batch_size=32),
         classifier=_classifier("tiny", TrainConfig(epochs=12, batch_size=50, lr=0.1), padding=0, flip=False),
