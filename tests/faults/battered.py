@@ -3,26 +3,23 @@
     python -c "from tests.faults.battered import main; main()" SOURCE OUT MARKS EPOCHS
 
 A pass actor, a commit task and a Train worker end themselves by SIGKILL, each once, in the middle of their work; a node is
-taken away while it trains and, after another has joined, while it computes. Stage 2 is trained without the cluster. MARKS gets a file for each hit and a line for
-each unit that was computed.
+taken away while it trains and, after another has joined, while it computes. Stage 2 is trained without the cluster.
+MARKS gets a file for each hit and a line for each unit that was computed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from ray.cluster_utils import Cluster
 from torch import Tensor, nn
 
-from raydvae.data.dataset import Rows, Unit, find_classes, open_dataset
+from raydvae.data.dataset import Unit, find_classes, open_dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import InProcess, Record, UnitWork
@@ -31,50 +28,9 @@ from raydvae.purify.algorithm import purify
 from raydvae.training.job import Progress, TrainJob
 from raydvae.training.loop import Task
 from tests.conftest import small_config
+from tests.faults.hits import Hit, die_once
 
 STORE = 150 * 2**20
-
-
-def die_once(mark: Path) -> None:
-    """End this process as the kernel would end it, the first time."""
-    try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@dataclass
-class Hit:
-    """Work whose processes die: the actor before it has computed a unit, the committer between file and record."""
-
-    work: UnitWork
-    marks: Path
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        self.name = self.work.name
-
-    def read(self, unit: Unit) -> Rows:
-        return self.work.read(unit)
-
-    def load(self, device: torch.device) -> None:
-        self.work.load(device)
-
-    def compute(self, rows: Rows) -> Any:
-        with open(self.marks / f"{self.name}.computed", "a", encoding="utf-8") as file:
-            file.write(rows.unit.id + "\n")
-        if not rows.unit.id.endswith("r0000000000"):
-            die_once(self.marks / f"{self.name}.actor")
-        return self.work.compute(rows)
-
-    def commit(self, rows: Rows, result: Any) -> Record:
-        if self.name == "pass1" and not rows.unit.id.endswith("r0000000000"):
-            mark = self.marks / "commit"
-            if not mark.exists():
-                self.work.run.publish(self.work.data, rows, result[0], "_raydvae/work/p1")  # type: ignore[attr-defined]
-                die_once(mark)
-        return self.work.commit(rows, result)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,18 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from raydvae.data.dataset import Rows, Unit
 from raydvae.distributed import passes
 from raydvae.errors import DataError, RaydvaeError
+
+if TYPE_CHECKING:
+    import torch
 
 pytestmark = pytest.mark.ray
 SIZE = 64
