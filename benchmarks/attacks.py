@@ -43,6 +43,7 @@ from raydvae.config import DataConfig, TrainConfig
 from raydvae.data.codecs import Array, encode
 from raydvae.data.dataset import Dataset, decode_rows, find_classes, open_dataset
 from raydvae.data.manifest import Run, parquet_bytes
+from raydvae.data.readers.digits import levels
 from raydvae.data.schema import huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.engine import InProcess
@@ -91,8 +92,8 @@ class Victim(ClassifierTask):
 
 def digits() -> tuple[Array, Labels]:
     data = load_digits()
-    levels = (96 + np.rint(data.images * (255 / 16)) // 4).astype(np.uint8)
-    images = levels.repeat(SIDE // 8, axis=1).repeat(SIDE // 8, axis=2)[..., None].repeat(3, axis=3)
+    grey = levels(data.images, "faint-digits")
+    images = grey.repeat(SIDE // 8, axis=1).repeat(SIDE // 8, axis=2)[..., None].repeat(3, axis=3)
     order = np.random.default_rng(0).permutation(len(images))
     return images[order], data.target[order].astype(np.int64)
 

@@ -51,6 +51,7 @@ def main() -> None:
                 "python": least(args.rounds, "-c", "pass"),
                 "import_numpy_pyarrow": least(args.rounds, "-c", "import numpy, pyarrow.parquet"),
                 "import_torch": least(args.rounds, "-c", "import torch"),
+                "import_torch_compiler": least(args.rounds, "-c", "import torch, torch._dynamo"),
                 "import_ray_data": least(1, "-c", "import ray.data"),
             },
             "imports_of_inspect": imports(*inspect),

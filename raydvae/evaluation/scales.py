@@ -22,7 +22,6 @@ from raydvae.config import (
     ClassifyConfig,
     DataConfig,
     PurifyConfig,
-    StageConfig,
     TrainConfig,
     cifar10,
     cifar100,
@@ -138,9 +137,7 @@ def _digits() -> Scale:
         detect=detect,
         # Half a nat in stage 1: the single pixel of OPS is a large part of 16 px, and the patches of LSP pass 0.7. The
         # weight of the rate is that of the paper's targets: the official one of a target below 1 blurs faint digits.
-        purify=_weighed(
-            _small(with_targets(sized(digits(), 10, 16), 0.5, 4.0), width=16, epochs=30, batch_size=32), 0.01
-        ),
+        purify=_small(with_targets(sized(digits(), 10, 16), 0.5, 4.0), 16, epochs=30, batch_size=32, rate_weight=0.01),
         classifier=_classifier("tiny", TrainConfig(epochs=6, batch_size=32, lr=0.05), padding=0, flip=False),
         attacks=attacks,
         larger=_doubled(attacks),
@@ -182,26 +179,18 @@ def _images(num_classes: int, image_size: int) -> Scale:
     )
 
 
-def _small(config: PurifyConfig, width: int, epochs: int, batch_size: int) -> PurifyConfig:
+def _small(config: PurifyConfig, width: int, epochs: int, batch_size: int, rate_weight: float = 0.0) -> PurifyConfig:
     stages = {
         name: dataclasses.replace(
             stage,
             model=dataclasses.replace(stage.model, width=width),
+            loss=dataclasses.replace(stage.loss, rate_weight=rate_weight),
             train=dataclasses.replace(stage.train, epochs=epochs, batch_size=batch_size, slices=SLICES),
         )
         for name, stage in (("stage1", config.stage1), ("stage2", config.stage2))
     }
     data = dataclasses.replace(config.data, size_policy="resize")
     return dataclasses.replace(config, data=data, **stages)  # type: ignore[arg-type]
-
-
-def _weighed(config: PurifyConfig, rate_weight: float) -> PurifyConfig:
-    """Return ``config`` with that weight of the rate in both stages."""
-
-    def weigh(stage: StageConfig) -> StageConfig:
-        return dataclasses.replace(stage, loss=dataclasses.replace(stage.loss, rate_weight=rate_weight))
-
-    return dataclasses.replace(config, stage1=weigh(config.stage1), stage2=weigh(config.stage2))
 
 
 def _classifier(model: str, train: TrainConfig, padding: int, flip: bool) -> ClassifyConfig:

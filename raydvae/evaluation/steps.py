@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from raydvae.evaluation.bench import Bench
 
 Result = dict[str, Any]
-OWN = ("digits", "faint-digits")  # of scikit-learn: no files that could be read where they lie
+FAINT = "faint-digits"  # of scikit-learn: no files that could be read where they lie
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Source(Step):
     @property
     def copied(self) -> bool:
         """Whether the rows are copied into the step's folder."""
-        return self.limit > 0 or self.uri in OWN
+        return self.limit > 0 or self.uri == FAINT
 
     def folder(self, bench: Bench) -> Store:
         """See `Step.folder`."""
@@ -109,7 +109,7 @@ class Source(Step):
 
         if self.copied:
             bench.home(self).delete("data")  # what an import that was killed has left
-            format: Any = "digits" if self.uri in OWN else "parquet"
+            format: Any = "digits" if self.uri == FAINT else "parquet"
             import_dataset(
                 self.uri,
                 self.folder(bench),

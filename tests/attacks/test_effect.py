@@ -17,7 +17,7 @@ from raydvae.config import DataConfig
 from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
 
-SHOWN = ["lsp", "ar", "ops", "em", "rem", "tap", "sep", "ntga"]
+SHOWN = ["lsp", "ar", "ops", "em", "em-class", "rem", "tap", "sep", "ntga"]
 
 
 NOISE = 2.0  # points of accuracy that one training may be off

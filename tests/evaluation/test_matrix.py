@@ -13,7 +13,7 @@ from raydvae.evaluation.steps import Source
 from raydvae.evaluation.tables import TABLES, find_table
 from tests.evaluation.tiny import tiny
 
-TRAIN, TEST = Source("digits", "train", 6), Source("digits", "test", 6)
+TRAIN, TEST = Source("faint-digits", "train", 6), Source("faint-digits", "test", 6)
 
 
 def cells(name: str, *rows: str, columns: tuple[str, ...] = (), seeds: int = 1) -> list[Cell]:

@@ -75,7 +75,7 @@ def test_one_diffusion_model_serves_all_poisons(out: Store) -> None:
 
 def test_purification_by_steps_is_algorithm_1_to_the_byte(tmp_path: Path) -> None:
     scale = tiny()
-    train, test = Source("digits", "train", 6), Source("digits", "test", 6)
+    train, test = Source("faint-digits", "train", 6), Source("faint-digits", "test", 6)
     bench = Bench(Store(str(tmp_path / "bench")), train, scale.image_size, scale.data, InProcess(threads=1))
     chains = Chains(scale, train, test, 0)
     p3 = chains.purified(train)

@@ -19,8 +19,7 @@ from raydvae.errors import ConfigError
 
 SIZE = 32
 TEST_ROWS = 360
-BLACK = {"digits": 0, "faint-digits": 96}  # the level of what is black
-SHRUNK = {"digits": 1, "faint-digits": 4}  # what the contrast is divided by
+SOURCES = {"digits": (0, 1), "faint-digits": (96, 4)}  # the level of what is black, and what the contrast is divided by
 
 
 class Digits:
@@ -33,7 +32,7 @@ class Digits:
         images: npt.NDArray[np.float64],
         labels: npt.NDArray[np.int64],
         rows: npt.NDArray[np.int64],
-        source: str = "digits",
+        source: str,
     ) -> None:
         self.images, self.labels, self.rows, self.source = images, labels, rows, source
 
@@ -47,13 +46,13 @@ class Digits:
 
     def table(self, entries: Sequence[Entry], schema: pa.Schema) -> pa.Table:
         """See `Reader.table`."""
-        images = [encode(enlarge(self.images[entry.at], self.source)) for entry in entries]
+        images = [encode(enlarge(levels(self.images[entry.at], self.source))) for entry in entries]
         return image_table(schema, entries, images, [f"{entry.at}.png" for entry in entries])
 
 
 def open_digits(source: str) -> Source:
     """Return the fixed, stratified splits: 1437 rows to train on, 360 to test."""
-    if source not in BLACK:
+    if source not in SOURCES:
         raise ConfigError(
             f"The source is {source!r}; scikit-learn's digits come with it, so give the word digits, or faint-digits "
             "for a quarter of the contrast."
@@ -69,8 +68,13 @@ def open_digits(source: str) -> Source:
     return Source({name: Digits(data.images, data.target, rows, source) for name, rows in splits})
 
 
-def enlarge(values: npt.NDArray[np.float64], source: str = "digits") -> Array:
-    """Return 8x8 grey ``values`` in 0..16 as (32, 32, 3) bytes."""
-    grey = (BLACK[source] + np.rint(values * (255 / 16)) // SHRUNK[source]).astype(np.uint8)
+def levels(values: npt.NDArray[np.float64], source: str) -> Array:
+    """Return grey ``values`` in 0..16 as the bytes of ``source``, in the same shape."""
+    black, divisor = SOURCES[source]
+    return (black + np.rint(values * (255 / 16)) // divisor).astype(np.uint8)
+
+
+def enlarge(grey: Array) -> Array:
+    """Return 8x8 ``grey`` bytes as (32, 32, 3)."""
     large = np.asarray(Image.fromarray(grey).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     return np.repeat(large[:, :, None], 3, axis=2)
