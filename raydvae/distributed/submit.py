@@ -16,6 +16,8 @@ from pathlib import Path
 import raydvae
 from raydvae.errors import ConfigError, RaydvaeError
 
+SERVERS = 3  # that a Ray Client cluster may try to start for one command
+
 
 def submit(address: str, args: Sequence[str]) -> int:
     """Run ``raydvae ARGS`` on the cluster at ``address``, http(s):// or ray://; return its exit code.
@@ -54,10 +56,7 @@ def _by_job(address: str, args: Sequence[str], package: str) -> None:
 def _by_client(address: str, args: Sequence[str], package: str) -> int:
     import ray
 
-    try:
-        ray.init(address, runtime_env={"py_modules": [package]})
-    except Exception as error:
-        raise _unreachable(f"No Ray Client server answers at {address}", error) from None
+    _connect(address, package)
     try:
         task = ray.remote(num_cpus=0, max_retries=0)(_run_there)
         code, printed = ray.get(task.remote(list(args)))
@@ -67,6 +66,21 @@ def _by_client(address: str, args: Sequence[str], package: str) -> int:
         ray.shutdown()
     print(printed, end="", flush=True)
     return int(code)
+
+
+def _connect(address: str, package: str) -> None:
+    import ray
+
+    # Ray's proxy forks a server for each client while gRPC's threads run, and some of these servers die at birth (Ray's
+    # issue 63202 counts 7 of 100); nothing of the command has run by then.
+    for attempt in range(1, SERVERS + 1):
+        try:
+            ray.init(address, runtime_env={"py_modules": [package]})
+            return
+        except Exception as error:
+            born_dead = isinstance(error, ConnectionAbortedError) and attempt < SERVERS
+            if not born_dead:
+                raise _unreachable(f"No Ray Client server answers at {address}", error) from None
 
 
 def _run_there(args: list[str]) -> tuple[int, str]:
