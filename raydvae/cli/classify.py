@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish
 from raydvae.config import ClassifierName, ClassifyConfig
@@ -19,7 +19,7 @@ from raydvae.evaluation.presets import ClassifyPreset, classify_preset
 class Classify:
     """Train a classifier on one data set and report its accuracy on another (last epoch, as the paper does)."""
 
-    train: Positional[str]
+    train: Annotated[Positional[str], arg(metavar="TRAIN")]
     """Folder, file, glob or URI of parquet files to train on."""
     test: str
     """The same, to test on."""

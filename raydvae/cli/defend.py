@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish
 from raydvae.defenses.configs import DefenseConfig, find_defense
@@ -35,9 +35,9 @@ class Defend:
 
     defense: Positional[Literal["bdr", "gray", "jpeg", "gaussian", "median", "lfu", "vae", "ae", "avatar"]]
     """Bit depth reduction, grayscale, JPEG, a smoothing filter, LFU's projection, x_hat of a VAE or AE, or AVATAR."""
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Folder, file, glob or URI of parquet files."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or URI for the transformed data set; running again goes on with it."""
     depth: int | None = None
     """bdr: bits a channel, 1 to 8 (2)."""

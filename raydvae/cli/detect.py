@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish
 from raydvae.cli.purify import Purify
@@ -19,7 +19,7 @@ from raydvae.errors import ConfigError
 class Detect:
     """Find out which rows of a data set are unlearnable, and how many; or go on with that."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Folder, file, glob or URI of parquet files."""
     out: str
     """Parquet file to write: row_id, label, score and flagged of each row; a page about it goes beside it."""

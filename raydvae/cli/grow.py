@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish
 from raydvae.cli.purify import Purify
@@ -19,11 +19,11 @@ from raydvae.detection.configs import GrowConfig
 class Grow:
     """Train the first D-VAE on a few poisoned rows and add the perturbations it estimates to clean ones."""
 
-    poisoned: Positional[str]
+    poisoned: Annotated[Positional[str], arg(metavar="POISONED")]
     """Folder, file, glob or URI of parquet files: the poisoned rows, and no others."""
-    clean: Positional[str]
+    clean: Annotated[Positional[str], arg(metavar="CLEAN")]
     """The same, of the clean rows."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or URI for the clean rows made unlearnable; running again goes on with it."""
     preset: Literal["cifar10", "cifar100", "imagenet100", "digits"] = "cifar10"
     """Settings to start from: the paper's for each data set."""

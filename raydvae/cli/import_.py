@@ -14,9 +14,9 @@ from raydvae.cli.common import finish, storage_options
 class Import:
     """Bring a data set of another format into parquet shards."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Where it lies: a folder, file or URI; for --format digits the word digits, or faint-digits."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or URI for the shards: new, or without parquet files."""
     format: Literal["cifar10", "cifar100", "imagefolder", "webdataset", "parquet", "digits"]
     """What the source is."""

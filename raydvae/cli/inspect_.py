@@ -15,7 +15,7 @@ from raydvae.errors import ConfigError
 class Inspect:
     """Tell what a data set holds: rows, classes, image sizes, shards, commits, lineage."""
 
-    dataset: Positional[str | None] = None
+    dataset: Annotated[Positional[str | None], arg(metavar="DATASET")] = None
     """Folder, file, glob or URI of parquet files."""
     poison: str | None = None
     """Compare this poisoned data set with --clean instead: norms, distances, entropy, a picture of the noise."""

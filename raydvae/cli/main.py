@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -10,6 +11,7 @@ from typing import Annotated, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
+from raydvae import __version__
 from raydvae.cli.classify import Classify
 from raydvae.cli.common import say, set_up_logging
 from raydvae.cli.defend import Defend
@@ -48,15 +50,26 @@ Command = Union[  # noqa: UP007 - tyro reads the annotated members
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:] if args is None else args))
+    try:
+        try:
+            code = run(sys.argv[1:] if args is None else args)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+        code = 0
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:
     """Run one command and return its exit code; usage errors exit with 2."""
+    if args == ["--version"]:
+        print(f"raydvae {__version__}")
+        return 0
     command = tyro.cli(
         Command,
         prog="raydvae",
-        description="Make unlearnable images learnable again, on Ray.",
+        description=f"Make unlearnable images learnable again, on Ray. Version {__version__}.",
         args=args,
         config=(FlagCreatePairsOff,),
     )
@@ -76,8 +89,6 @@ def run(args: list[str]) -> int:
     except RaydvaeError as error:
         say(f"raydvae: {error}")
         return error.exit_code
-    except BrokenPipeError:
-        return 0
     return 0
 
 

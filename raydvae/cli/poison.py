@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.attacks.configs import ClassMeans, EMWise, NoiseView, NTGANet, NTGAUpdate, SEPVariant
 from raydvae.attacks.registry import AttackConfig, find_attack
@@ -46,9 +46,9 @@ class Poison:
 
     attack: Positional[Literal["lsp", "ar", "ops", "em", "rem", "tap", "sep", "ntga"]]
     """Without a surrogate: lsp, ar (l2), ops (one pixel), ntga (linf). Against one: em, rem, tap, sep."""
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Folder, file, glob or URI of parquet files."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or URI for the poisoned data set; running again goes on with it."""
     norm: float | None = None
     """Bound of the perturbation, for images in [0, 1]: l2 for lsp and ar, linf for the others, none for ops."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish, say
 from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized, with_targets
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Purify:
     """Purify a data set, or go on with a purification that was stopped."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Folder, file, glob or URI of parquet files."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or URI for the purified data set; running again goes on with it, and takes what is new in the source."""
     preset: Literal["cifar10", "cifar100", "imagenet100", "digits"] = "cifar10"
     """Settings to start from: the paper's for each data set."""

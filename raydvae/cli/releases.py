@@ -14,9 +14,9 @@ from raydvae.cli.common import Progress, finish, storage_options
 class ImportPoison:
     """Lay an official release of a poison over the clean data set that it was made for."""
 
-    file: Positional[str]
+    file: Annotated[Positional[str], arg(metavar="FILE")]
     """The release: .pkl, .npy or .pt, or a folder of .npy chunks, of NTGA's files or of PNGs called by index."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """Folder or URI for the poisoned data set."""
     clean: str
     """The clean data set, in the order that the release is for."""
@@ -55,9 +55,9 @@ class ImportPoison:
 class ExportPoison:
     """Write the noise of a poisoned data set in a form that other projects read."""
 
-    poisoned: Positional[str]
+    poisoned: Annotated[Positional[str], arg(metavar="POISONED")]
     """The poisoned data set."""
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="OUT")]
     """File to write."""
     clean: str
     """The clean data set that it was made from."""

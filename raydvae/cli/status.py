@@ -14,7 +14,7 @@ from raydvae.cli.common import finish, storage_options
 class Status:
     """Tell what a run has done and has left, how fast it is, what it rejected, and how its driver ended if it did."""
 
-    out: Positional[str]
+    out: Annotated[Positional[str], arg(metavar="RUN")]
     """Folder or URI of the run."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish
 from raydvae.cli.purify import Purify
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Tune:
     """Find the KLD targets whose PSNR(x, x_hat) lies in section 3.5's windows, or go on with that."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="IN")]
     """Folder, file, glob or URI of parquet files."""
     out: str
     """Folder or URI for the settings found (purify.toml), the table, the page; running again goes on with it."""

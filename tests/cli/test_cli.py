@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +145,21 @@ def test_mistakes_get_a_message_and_an_exit_code(
     assert says in out + err
     assert "Traceback" not in out + err
     assert not (tmp_path / "OUT").exists(), "nothing was begun"
+
+
+def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(capsys, "--version") == (0, f"raydvae {importlib.metadata.version('raydvae')}\n", "")
+
+
+@pytest.mark.parametrize("args", [["purify", "--help"], ["inspect", "IN"]])
+def test_a_reader_that_leaves_is_no_error(args: list[str], digits_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "IN").symlink_to(digits_folder)
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "raydvae.cli.main", *args]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_import_poison_and_inspect_tell_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
