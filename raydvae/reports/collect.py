@@ -22,6 +22,7 @@ from raydvae.purify.inference import Inference
 from raydvae.purify.passes import PSNR_EDGES, SubtractPass
 from raydvae.reports.html import SHOWN_CLASSES, ReportData, render
 from raydvae.reports.samples import Samples
+from raydvae.reports.status import STEPS
 
 PAGE = "report.html"
 SAMPLES = "samples.safetensors"
@@ -50,7 +51,7 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None) -> str:
             "classes": len(names),
         },
         rejected=_rejected(run, first),
-        timings=summary.seconds,
+        timings={name: summary.seconds[name] for name in STEPS["purify"] if name in summary.seconds},
         speeds=summary.speeds,
         psnr_histogram=(PSNR_EDGES, _sum([record["psnr_counts"] for record in last])),
         p_norms=_norms(first, names),
