@@ -129,7 +129,7 @@ def response(
     """
     with _chart(label, width=2 * WIDTH) as (axes, out):
         if log:
-            axes.set_xscale("log")
+            _log_ticks(axes)
         if len(fit[0]):
             axes.plot(*fit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         for number, (name, (x, y)) in enumerate(series.items()):
@@ -145,14 +145,42 @@ def response(
             )
         if len(series) > 1:
             axes.legend(frameon=False, loc="upper left", fontsize=8.5)
-        if log:
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
-            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
     return out[0]
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    label: str,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> str:
+    """Return up to three lines through measured points (x, y) by name as SVG; the first is in the accent color."""
+    with _chart(label) as (axes, out):
+        looks = (("o", ACCENT, "-"), ("D", STRONG, (0, (4, 3))), ("s", INK, (0, (1, 2))))
+        for (mark, color, dashes), (name, (x, y)) in zip(looks, series.items(), strict=False):
+            axes.plot(x, y, marker=mark, color=color, linestyle=dashes, linewidth=1.4, markersize=4.5, label=name)
+        if len(series) > 1:
+            axes.legend(frameon=False, fontsize=8.5)
+        if log:
+            _log_ticks(axes)
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+    return out[0]
+
+
+def _log_ticks(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def histogram(

@@ -11,13 +11,14 @@ from raydvae.evaluation.cards import Card, Summed, summed
 from raydvae.evaluation.matrix import Table
 from raydvae.evaluation.paper import printed
 from raydvae.reports.html import duration, fill
+from raydvae.reports.plots import draw
 
 DIGITS = {"%": 2, "dB": 2, "": 3, "l2": 2, "1e-4": 2, "min": 2}
 NAMES = {
     "w/o": "none", "at": "AT", "aa": "AA", "bdr": "BDR", "gray": "Gray", "jpeg": "JPEG", "iss": "ISS", "ava": "AVATAR",
     "lfu": "LFU", "ours": "D-VAE", "rn-50": "D-VAE, RN-50", "dn-121": "D-VAE, DN-121", "mn-v2": "D-VAE, MN-v2",
     "p_hat": "p̂", "mse": "MSE/1e-4", "psnr": "PSNR", "t": "T", "d": "D", "p": "P", "acc": "accuracy", "f1": "F1",
-    "mean": "mean", "clean": "clean",
+    "mean": "mean", "clean": "clean", "d-vae": "D-VAE",
 }  # fmt: skip
 NOT_ATTACKS = ("clean", "psnr", "at", "ours")  # rows that no mean over attacks counts
 
@@ -36,7 +37,8 @@ def write_tables(table: Table, cards: Sequence[Card], out: Store) -> dict[str, s
     grid = Grid(table, cards)
     files = {"page": f"table-{table.name}.html", "markdown": f"table-{table.name}.md"}
     label = f"Table {table.name}" if table.name.isdecimal() else f"Figure {table.name.removeprefix('fig')}"
-    page = fill("table.html.j2", grid=grid, table=table, label=label, facts=grid.facts())
+    charts = draw(table.name, grid.cells, {row: name(row) for row in grid.rows})
+    page = fill("table.html.j2", grid=grid, table=table, label=label, facts=grid.facts(), charts=charts)
     out.write(files["page"], page.encode())
     out.write(files["markdown"], markdown(grid).encode())
     return {name: f"{out.uri}/{file}" for name, file in files.items()}
