@@ -33,10 +33,21 @@ class Evidence:
     trial: Trial | None = None
 
     @property
+    def lacking(self) -> str:
+        """What its two components lack of being two kinds of rows, in words; nothing where they are."""
+        mixture = self.mixture
+        if not mixture.separation > SEPARATION:
+            return f"a separation above {SEPARATION:g}"
+        if mixture.gain <= GAIN:
+            return f"to explain a row by {GAIN:g} nats better than one component, not by {max(0.0, mixture.gain):.3f}"
+        if not LEAST < mixture.share < 1 - LEAST:
+            return f"more than {100 * LEAST:g} % of the rows each"
+        return ""
+
+    @property
     def stands_out(self) -> bool:
         """Whether there are two kinds of rows in it."""
-        mixture = self.mixture
-        return mixture.separation > SEPARATION and mixture.gain > GAIN and LEAST < mixture.share < 1 - LEAST
+        return not self.lacking
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from raydvae.data.dataset import Classes, Dataset
 from raydvae.data.store import Store
 from raydvae.detection.detecting import Detection
-from raydvae.detection.rules import SEPARATION, Evidence
+from raydvae.detection.rules import Evidence
 from raydvae.reports import figures
 from raydvae.reports.html import fill
 
@@ -66,7 +66,7 @@ def _caption(evidence: Evidence) -> str:
         f"Two components: {100 * mixture.share:.1f} % of the rows in the upper one, separation {mixture.separation:.1f}"
     )
     if not evidence.stands_out:
-        return f"{parts}. No two kinds of rows: they would need a separation above {SEPARATION:g}."
+        return f"{parts}. No two kinds of rows: they would need {evidence.lacking}."
     if evidence.trial is None:
         return f"{parts}. Not tried."
     return f"{parts}. {'This is what the flags rest on.' if evidence.trial.unlearnable else 'Dismissed by the trial.'}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydvae.detection.rules import paper, shortcut
+from raydvae.detection.mixture import Mixture
+from raydvae.detection.rules import Evidence, paper, shortcut
 from raydvae.detection.trial import FEWEST_ROWS, MOST_ROWS, NONE, Trial, drawn, marked, measured, quotas
 
 ROWS = 600
@@ -59,6 +62,23 @@ def test_where_nothing_stands_out_nothing_is_tried(seed: int, share: float) -> N
         raise AssertionError(f"{name} was tried")
 
     assert shortcut(table(share, seed)[0], attempt).verdict == "clean"
+
+
+@pytest.mark.parametrize(
+    ("separation", "gain", "share", "lacking"),
+    [
+        (2.5, 0.1, 0.4, ""),
+        (1.9, 0.1, 0.4, "a separation above 2"),
+        (2.5, 0.0123, 0.4, "0.02 nats better than one component, not by 0.012"),
+        (2.5, 0.1, 0.999, "more than 0.5 % of the rows each"),
+        (math.nan, 0.1, 0.4, "a separation above 2"),
+    ],
+)
+def test_the_page_says_what_two_components_lack(separation: float, gain: float, share: float, lacking: str) -> None:
+    mixture = Mixture(share=share, error=0.0, means=(0.0, 1.0), deviations=(1.0, 1.0), separation=separation, gain=gain)
+    evidence = Evidence(name="peak", axis="", values=np.zeros(3), mixture=mixture)
+    assert evidence.lacking.endswith(lacking) and bool(evidence.lacking) is bool(lacking)
+    assert evidence.stands_out is (not lacking)
 
 
 def test_rows_that_are_all_the_same_are_clean() -> None:
