@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from raydvae.data.codecs import Array
@@ -129,7 +129,7 @@ def response(
     """
     with _chart(label, width=2 * WIDTH) as (axes, out):
         if log:
-            _log_ticks(axes)
+            axes.set_xscale("log")
         if len(fit[0]):
             axes.plot(*fit, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         for number, (name, (x, y)) in enumerate(series.items()):
@@ -145,6 +145,9 @@ def response(
             )
         if len(series) > 1:
             axes.legend(frameon=False, loc="upper left", fontsize=8.5)
+        if log:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(title)
         axes.set_xlabel(xlabel)
@@ -169,18 +172,14 @@ def lines(
         if len(series) > 1:
             axes.legend(frameon=False, fontsize=8.5)
         if log:
-            _log_ticks(axes)
+            axes.set_xscale("log")
+            axes.set_xticks(sorted({value for x, _ in series.values() for value in x}))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
     return out[0]
-
-
-def _log_ticks(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter("{x:g}")
 
 
 def histogram(

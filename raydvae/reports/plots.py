@@ -11,6 +11,7 @@ from raydvae.reports import figures
 Cells = Mapping[tuple[str, str], Summed]
 Line = tuple[list[float], list[float]]
 CLEAN, LARGER = "clean", "larger"
+AXES = {"psnr": ("PSNR", "dB"), "acc": ("test accuracy", "%")}
 KINDS = {"vae": "VAE", "ae": "AE", "jpeg": "JPEG", "d-vae": "D-VAE"}
 
 
@@ -34,8 +35,9 @@ def draw(table: str, cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
 def _figure2(cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
     by_target = [
         drawn
-        for shown, title, unit in (("psnr", "PSNR", "dB"), ("acc", "test accuracy", "%"))
-        for drawn in _by_target(cells, names, "vae", shown, title, unit)
+        for attack, name in names.items()
+        for shown in AXES
+        for drawn in _by_target(cells, {attack: name}, "vae", shown)
     ]
     return by_target + _by_psnr(cells, names, ("vae", "jpeg"))
 
@@ -45,10 +47,11 @@ def _figure5(cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
 
 
 def _figure6(cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
-    return _by_target(cells, names, "d-vae", "acc", "test accuracy", "%")
+    return _by_target(cells, names, "d-vae", "acc")
 
 
-def _by_target(cells: Cells, names: Mapping[str, str], kind: str, shown: str, title: str, unit: str) -> list[Drawn]:
+def _by_target(cells: Cells, names: Mapping[str, str], kind: str, shown: str) -> list[Drawn]:
+    what, unit = AXES[shown]
     drawn = []
     reference = {"clean images": _line(cells, CLEAN, kind, None, shown)}
     for attack, name in names.items():
@@ -57,10 +60,10 @@ def _by_target(cells: Cells, names: Mapping[str, str], kind: str, shown: str, ti
         larger = {f"{name}, larger bound": _line(cells, f"{attack} {LARGER}", kind, None, shown)}
         series = _drawable({name: _line(cells, attack, kind, None, shown)} | larger | reference)
         if name in series:
-            text = f"{name}: {title} by the KLD target of the {KINDS[kind]}"
+            text = f"{name}: {what} by the KLD target of the {KINDS[kind]}"
             svg = figures.lines(
                 series, label=text, title=f"{name}, {KINDS[kind]}", xlabel="KLD target, nats a position",
-                ylabel=f"{title}, {unit}", log=True,
+                ylabel=f"{what}, {unit}", log=True,
             )  # fmt: skip
             drawn.append(Drawn(svg, f"{text}."))
     return drawn

@@ -49,6 +49,7 @@ def test_figure_6_has_clean_images_and_the_larger_bound_beside_an_attack() -> No
     rows = ("clean", "lsp", "lsp larger")
     [chart] = draw("fig6", cells("fig6", *rows), {row: row.upper() for row in rows})
     assert {"LSP", "LSP, larger bound", "clean images"} <= set(texts(chart.svg))
+    assert {"0.25", "0.5", "1", "2", "4"} <= set(texts(chart.svg)), "each target has its tick"
 
 
 def test_one_point_makes_no_line_and_other_tables_have_no_charts() -> None:
