@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,8 +130,10 @@ def images_of(clean: Dataset, rows: Rows, classes: Classes, image_size: int) -> 
     """
     wanted = set(rows.row_ids)
     found: dict[str, Array] = {}
+    # As whatever made the rows did: rows that it refused for their size are not wanted.
+    resized = dataclasses.replace(clean, data=dataclasses.replace(clean.data, size_policy="resize"))
     for candidate in _sources(clean, rows.unit):
-        there = decode_rows(clean, candidate, clean.read(candidate), classes, image_size)
+        there = decode_rows(resized, candidate, clean.read(candidate), classes, image_size)
         found.update((i, image) for i, image in zip(there.row_ids, there.images, strict=True) if i in wanted)
     missing = wanted - found.keys()
     if missing:

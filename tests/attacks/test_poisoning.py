@@ -127,6 +127,23 @@ def test_a_poison_is_described(clean: Dataset, tmp_path: Path, capsys: pytest.Ca
     assert "nothing is poisoned" in err
 
 
+def test_a_poison_of_resized_images_is_compared_with_the_clean_ones_at_its_size(
+    clean: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "poisoned"
+    code, _, err = call(capsys, "poison", "lsp", clean.store.root, out, "--image-size", "16", "--norm", "0.5")
+    assert code == 0, err
+    code, about, err = call(capsys, "inspect", "--poison", out, "--clean", clean.store.root)
+    assert code == 0, err
+    assert about["rows_poisoned"] == 60
+    assert 0.2 < about["l2"]["most"] < 0.55  # type: ignore[index]
+    code, about, err = call(
+        capsys, "export-poison", out, tmp_path / "noise.npy", "--clean", clean.store.root, "--format", "npy"
+    )
+    assert code == 0, err
+    assert np.load(tmp_path / "noise.npy").shape == (60, 3, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
