@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from raydvae.config import ClassifyConfig
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.dataset import Classes, Dataset, probe_size
 from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch
+from raydvae.errors import ConfigError
 from raydvae.models.classifiers import build_classifier, check_side, predict
 from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import ImageSet, to_float
@@ -47,10 +48,12 @@ def classify(
 ) -> Accuracy:
     """Train a classifier on ``train`` and return its accuracies; its state and weights go to ``store``.
 
-    ``recipe`` is how it is trained; the defenses have some of their own. Raises `ConfigError` for too small images.
+    ``recipe`` is how it is trained; the defenses have some of their own. Raises `ConfigError` for too small images, and
+    for test images of another size that may not be resized.
     """
     started = time.monotonic()
     check_side(config.model, view_side(image_size) if config.crop == "resized" else image_size)
+    _check_test(test, image_size)
     slices = resolve_slices(config.train, engine.workers, engine.device)
     job = TrainJob(
         name="classifier",
@@ -68,6 +71,14 @@ def classify(
     on_test = accuracy(model, Source(test, classes, image_size), engine.device)
     on_train = accuracy(model, Source(train, classes, image_size), engine.device)
     return Accuracy(on_test, on_train, time.monotonic() - started)
+
+
+def _check_test(test: Dataset, image_size: int) -> None:
+    if test.data.size_policy == "reject" and (side := probe_size(test)) != image_size:
+        raise ConfigError(
+            f"The classifier is for images of {image_size}x{image_size} pixels, and those of {test.store.uri} have "
+            f"{side}x{side}. Give --image-size {image_size} to have them resized."
+        )
 
 
 def load_classifier(

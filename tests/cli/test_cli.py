@@ -123,6 +123,7 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
         (["classify", "IN", "--test", "IN", "--hard-epochs", "-1"], 2, "0 for none"),
         (["classify", "IN", "--test", "IN", "--defense", "prayer"], 2, "mixup"),
         (["classify", "IN", "--test", "NOWHERE"], 3, "does not exist"),
+        (["classify", "IN", "--test", "LARGE"], 2, "have 40x40. Give --image-size 32 to have them"),
         (["inspect", "NOWHERE"], 3, "does not exist"),
         (["inspect", "gibberish://x"], 2, "cannot be opened"),
         (["report", "IN"], 3, "not the folder of a raydvae run"),
@@ -140,6 +141,7 @@ def test_mistakes_get_a_message_and_an_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "IN").symlink_to(digits_folder)
+    write(tmp_path / "LARGE", struct_table([as_bytes(np.zeros((40, 40, 3), np.uint8))] * 10, range(10)))
     got, out, err = cli(capsys, *args)
     assert got == code, err
     assert says in out + err
