@@ -120,9 +120,12 @@ class Silent:
 
 
 @contextmanager
-def held(run: Run, watch: Watch) -> Iterator[Watch]:
-    """Have the run's folder to oneself; the watch that is given notes progress there too (see `Lease`)."""
-    run.check_free()
+def held(run: Run, watch: Watch, kind: str, *sources: Dataset) -> Iterator[Watch]:
+    """Have the run's folder to oneself; the watch that is given notes progress there too (see `Lease`).
+
+    Raises as `Run.check` does, before anything is written.
+    """
+    run.check(kind, *sources)
     with Lease(run.home) as lease:
         yield _Noted(watch, lease)
 

@@ -124,7 +124,7 @@ def poison(
     chosen = rows_of(data, classes) if 0 < ratio < 1 else ()
     selection = select(chosen, ratio, recipe.config.seed, stratified)
     about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
-    with held(run, watch or Silent()) as watch:
+    with held(run, watch or Silent(), "poison", data) as watch:
         run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
         work = PoisonWork(run, data, classes, recipe, selection)
         if len(run.done(work.name)) < len(data.units()):

@@ -111,6 +111,7 @@ class Purify:
             config = sized(config, classes.count, size or config.image_size)
         flags = read_flags(self.only_flagged, data, options) if self.only_flagged else None
         out = Store(self.out, options)
+        Run(out).check("purify", data)
         with self.where.engine() as engine:
             plan = preflight(data, classes, out, config, engine, trains=models is None, flags=flags)
             say(plan.text())
@@ -202,7 +203,7 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
     if run.exists():
         found = Run(home).home.read_json(RESULT)
         return with_targets(config, found["kld1"], found["kld2"])
-    run.check_free()
+    run.check("purify", data)
     settings = TuneConfig()
     runner = trials_on(engine, settings.concurrency) or Here()
     result = tune(data, classes, home, config, settings, engine, runner, Progress())

@@ -87,6 +87,7 @@ class Dataset:
     files: tuple[SourceFile, ...]
     schema: ImageSchema
     data: DataConfig
+    whole: bool  # all files of the folder at any depth, not a glob's or a single one
 
     @property
     def rows(self) -> int:
@@ -196,7 +197,7 @@ def open_dataset(
             SourceFile(name, size, groups, fingerprint, _origin(arrow, f"{store.uri}/{name}", name, sum(groups)))
         )
     assert schema is not None
-    return Dataset(store, tuple(files), schema, data)
+    return Dataset(store, tuple(files), schema, data, whole=store.uri == Store(absolute(uri), options).uri)
 
 
 def find_classes(dataset: Dataset, num_classes: int | None = None) -> Classes:
@@ -327,7 +328,7 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
         if store.is_file(base):
             return store, {base: store.size(base)}
     store = Store(full, options)
-    names = {n: s for n, s in store.list().items() if n.endswith(endings) and not _hidden(n)}
+    names = {n: s for n, s in store.list().items() if n.endswith(endings) and not hidden(n)}
     if not names:
         state = f"holds no {endings[0]} files" if store.exists() else "does not exist"
         hint = "; `raydvae import` makes one of other formats" if endings == PARQUET else ""
@@ -341,7 +342,8 @@ def _glob(pattern: str) -> str:
     return fnmatch.translate(pattern).replace(".*", "[^/]*")
 
 
-def _hidden(name: str) -> bool:
+def hidden(name: str) -> bool:
+    """Whether a file of that name in a folder is none of its data."""
     return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 

@@ -10,6 +10,7 @@ OUT/_raydvae/work/             intermediate data sets
 from __future__ import annotations
 
 import io
+import os
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 import raydvae
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Dataset, Rows, Unit, build_table
+from raydvae.data.dataset import Dataset, Rows, Unit, build_table, hidden
 from raydvae.data.store import Store, checksum
 from raydvae.errors import ConfigError, DataError, StorageError
 
@@ -44,8 +45,9 @@ class Run:
         """Start the run, or go on with it; return whether it was there before.
 
         With ``may_grow`` the source may have gained files: they are the run's from now on. Raises `ConfigError` when
-        the folder belongs to a run with other settings or another source, and `StorageError` as `check_free` does.
+        the folder belongs to a run with other settings or another source, and as `check` does.
         """
+        self.check(kind, dataset)
         asked = {
             "format": FORMAT,
             "kind": kind,
@@ -59,7 +61,6 @@ class Run:
             **extra,
         }
         if not self.exists():
-            self.check_free()
             self.home.write_json("run.json", asked | {"versions": versions()})
             return False
         known = self.read()
@@ -67,9 +68,22 @@ class Run:
             self.home.write_json("run.json", known | {"source": asked["source"]})
         return True
 
-    def check_free(self) -> None:
-        """Raise `StorageError` when the folder holds parquet files that no run made."""
+    def check(self, kind: str, *sources: Dataset) -> None:
+        """Raise when no run of ``kind`` can be had here: before anything is written.
+
+        `ConfigError` where the folder is a source's, or lies where the source would be read with it the next time, and
+        where a run of another kind is there; `StorageError` where it holds parquet files that no run made.
+        """
+        for source in sources:
+            if source.whole and _inside(self.store, source.store):
+                raise ConfigError(
+                    f"{self.store.uri} lies in the source, {source.store.uri}: what is written there would be read as "
+                    "a part of it the next time. Give a folder beside it."
+                )
         if self.exists():
+            found = self.read()["kind"]
+            if found != kind:
+                raise ConfigError(f"{self.store.uri} holds a {found} run, not a {kind} run; give another folder.")
             return
         strangers = [
             name for name in self.store.list() if name.endswith(".parquet") and not name.startswith(f"{HOME}/")
@@ -205,10 +219,17 @@ def check_rejected(rejected: int, rows: int, limit: float, why: str) -> None:
         )
 
 
+def _inside(out: Store, source: Store) -> bool:
+    """Whether what is written to ``out`` would be among the files of the folder ``source``."""
+    here, there = (os.path.realpath(store.root) if store.is_local else store.root for store in (out, source))
+    if here == there:
+        return True
+    rest = here.removeprefix(f"{there.rstrip('/')}/")
+    return rest != here and not hidden(rest)
+
+
 def _same(known: dict[str, Any], asked: dict[str, Any], uri: str, may_grow: bool) -> bool:
     """Return whether the source has gained files; raise where the run is another one."""
-    if known["kind"] != asked["kind"]:
-        raise ConfigError(f"{uri} holds a {known['kind']} run, not a {asked['kind']} run; give another folder.")
     before = {name: rest for name, *rest in known["source"]["files"]}
     now = {name: rest for name, *rest in asked["source"]["files"]}
     gained = sorted(now.keys() - before.keys())

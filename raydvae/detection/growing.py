@@ -63,7 +63,7 @@ def grow(
     """
     check_pair(poisoned, clean)
     run = Run(out)
-    with held(run, watch or Silent()) as watch:
+    with held(run, watch or Silent(), "grow", poisoned, clean) as watch:
         config = scheduled(config, poisoned.rows, engine, known_slices(run), trained(run, STAGE))
         settings = {
             "seed": config.purify.seed,

@@ -69,7 +69,7 @@ def sweep(
         for kld in pair:
             RateLossConfig(kld_target=kld)
     run = Run(out)
-    with held(run, watch or Silent()) as watch:
+    with held(run, watch or Silent(), "sweep", data) as watch:
         known = {"classes": {"count": classes.count, "names": classes.names}, "classifier": to_dict(classifier)}
         run.open("sweep", to_dict(config) | {"sweep": kind}, data, known)
         train, tested = (_source(given, split) for given, split in ((data, "train"), (test, "test")))

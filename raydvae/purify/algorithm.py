@@ -86,7 +86,7 @@ def purify(
     flagged rows only and only these are purified (Tables 9 and 12); the others come out with the pixels they had.
     """
     check_sample(config, p0, classes, flags)
-    with held(Run(out), watch or Silent()) as watch:
+    with held(Run(out), watch or Silent(), "purify", p0) as watch:
         return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until, flags)
 
 

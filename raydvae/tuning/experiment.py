@@ -173,7 +173,7 @@ def tune(
         check_window(getattr(config, name).psnr_window)
     run = Run(out)
     engine, runner = engine or InProcess(), runner or Here()
-    with held(run, watch or Silent()) as watch:
+    with held(run, watch or Silent(), "tune", data) as watch:
         known = {"classes": {"count": classes.count, "names": classes.names}}
         lasting = {"fraction": settings.fraction, "epochs": settings.epochs}  # the rest may change from call to call
         run.open("tune", to_dict(config) | {"tune": lasting}, data, known)

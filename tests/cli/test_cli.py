@@ -4,6 +4,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,58 @@ def test_mistakes_get_a_message_and_an_exit_code(
 
 def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli(capsys, "--version") == (0, f"raydvae {importlib.metadata.version('raydvae')}\n", "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["purify", "IN", "IN"],
+        ["purify", "IN", "IN/out", "--dry-run"],
+        ["purify", "IN/", "./IN/../IN/out"],
+        ["defend", "gray", "IN", "IN/out"],
+        ["poison", "lsp", "IN", "IN/out"],
+        ["detect", "IN", "--out", "IN/flags.parquet"],
+        ["tune", "IN", "--out", "IN/tuned"],
+        ["grow", "OTHER", "IN", "IN/grown"],
+        ["grow", "IN", "OTHER", "LINK/grown"],
+    ],
+)
+def test_nothing_is_written_among_the_files_of_the_source(
+    args: list[str],
+    digits_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("IN", "OTHER"):
+        shutil.copytree(digits_folder, tmp_path / name)
+    (tmp_path / "LINK").symlink_to(tmp_path / "IN")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = cli(capsys, *args)
+    assert code == 2, err
+    assert "lies in the source" in err and "Give a folder beside it" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("source", "out"), [("IN/*.parquet", "IN/out"), ("IN", "IN/_out"), ("IN", "IN-out")])
+def test_where_it_would_not_be_read_again_it_may_be_written(
+    source: str, out: str, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(digits_folder, tmp_path / "IN")
+    code, _, err = cli(capsys, "defend", "gray", str(tmp_path / source), str(tmp_path / out), "--json")
+    assert code == 0, err
+    again = open_dataset(str(tmp_path / source))
+    assert again.rows == open_dataset(str(digits_folder)).rows
+
+
+def test_a_dry_run_sees_that_the_folder_is_another_runs(
+    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(capsys, "defend", "gray", str(digits_folder), str(tmp_path / "gray"), "--json")[0] == 0
+    code, _, err = cli(capsys, "purify", str(digits_folder), str(tmp_path / "gray"), "--dry-run")
+    assert code == 2
+    assert "holds a defend run, not a purify run" in err
 
 
 @pytest.mark.parametrize("args", [["purify", "--help"], ["inspect", "IN"]])
