@@ -221,7 +221,7 @@ def check_rejected(rejected: int, rows: int, limit: float, why: str) -> None:
 
 def _inside(out: Store, source: Store) -> bool:
     """Whether what is written to ``out`` would be among the files of the folder ``source``."""
-    here, there = (os.path.realpath(store.root) if store.is_local else store.root for store in (out, source))
+    here, there = (os.path.realpath(store.path()) if store.is_local else store.uri for store in (out, source))
     if here == there:
         return True
     rest = here.removeprefix(f"{there.rstrip('/')}/")

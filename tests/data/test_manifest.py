@@ -14,7 +14,7 @@ import pytest
 
 from raydvae.config import DataConfig, cifar10, to_dict
 from raydvae.data.dataset import Dataset, open_dataset
-from raydvae.data.manifest import HOME, Run, check_rejected, parquet_bytes
+from raydvae.data.manifest import HOME, Run, _inside, check_rejected, parquet_bytes
 from raydvae.data.store import Store
 from raydvae.errors import ConfigError, DataError, StorageError
 from tests.data.helpers import as_bytes, decode_unit, random_images, struct_table, write
@@ -193,3 +193,20 @@ def test_too_many_rejected_rows_fail_a_run() -> None:
     check_rejected(0, 0, 0.0, "x")
     with pytest.raises(DataError, match=r"2 of 100 rows cannot be used, more than the limit of 1\.0%.*: see x\."):
         check_rejected(2, 100, 0.01, "see x")
+
+
+@pytest.mark.parametrize(
+    ("out", "source", "inside"),
+    [
+        ("memory://a/x/out", "memory://a/x", True),
+        ("memory://a/x/", "memory://a/x", True),
+        ("memory://a/x-out", "memory://a/x", False),
+        ("memory://a/x/_out/1", "memory://a/x", False),
+        ("memory://a", "memory://a/x", False),
+        ("memory:///tmp/a/x", "/tmp/a", False),
+        ("/tmp/a/./b/../x", "/tmp/a/", True),
+        ("/tmp/x", "/", True),
+    ],
+)
+def test_inside_means_that_a_later_listing_would_find_it(out: str, source: str, inside: bool) -> None:
+    assert _inside(Store(out), Store(source)) is inside
