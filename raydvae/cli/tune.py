@@ -90,6 +90,7 @@ class Tune:
         if (self.objective == "accuracy") != (self.test is not None):
             raise ConfigError("--objective accuracy and --test belong together; give both or none.")
         from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.purify.preflight import preflight
         from raydvae.reports.tuning import write_page
@@ -109,6 +110,7 @@ class Tune:
             size = probe_size(data)
         config = sized(config, classes.count, size or config.image_size)
         out = Store(self.out, options)
+        Run(out).check("tune" if self.objective == "psnr" else "sweep", data)
         with self.where.engine() as engine:
             if self.objective == "accuracy":
                 self.measure(data, classes, out, config, engine)

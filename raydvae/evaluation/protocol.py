@@ -53,7 +53,7 @@ def classify(
     """
     started = time.monotonic()
     check_side(config.model, view_side(image_size) if config.crop == "resized" else image_size)
-    _check_test(test, image_size)
+    check_test(test, image_size)
     slices = resolve_slices(config.train, engine.workers, engine.device)
     job = TrainJob(
         name="classifier",
@@ -73,7 +73,8 @@ def classify(
     return Accuracy(on_test, on_train, time.monotonic() - started)
 
 
-def _check_test(test: Dataset, image_size: int) -> None:
+def check_test(test: Dataset, image_size: int) -> None:
+    """Raise `ConfigError` if the images of ``test`` have another size and may not be resized."""
     if test.data.size_policy == "reject" and (side := probe_size(test)) != image_size:
         raise ConfigError(
             f"The classifier is for images of {image_size}x{image_size} pixels, and those of {test.store.uri} have "

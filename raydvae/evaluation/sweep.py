@@ -22,6 +22,7 @@ from raydvae.engine import Engine, Silent, Watch, held
 from raydvae.errors import ConfigError
 from raydvae.evaluation.bench import Bench
 from raydvae.evaluation.chains import Chains
+from raydvae.evaluation.protocol import check_test
 from raydvae.evaluation.purifying import Reconstructed
 from raydvae.evaluation.scales import Scale
 from raydvae.evaluation.steps import Compared, Source, Step
@@ -61,13 +62,14 @@ def sweep(
 ) -> list[Point]:
     """Measure PSNR and test accuracy at each of ``targets``, or go on with that; table and points are kept in ``out``.
 
-    Raises `ConfigError` for targets below 0 or none at all.
+    Raises `ConfigError` for targets below 0 or none at all, and as `check_test` does.
     """
     if not targets:
         raise ConfigError("There is no KLD target to sweep; give --kld1, and --kld2 for pairs.")
     for pair in targets:
         for kld in pair:
             RateLossConfig(kld_target=kld)
+    check_test(test, config.image_size)
     run = Run(out)
     with held(run, watch or Silent(), "sweep", data) as watch:
         known = {"classes": {"count": classes.count, "names": classes.names}, "classifier": to_dict(classifier)}

@@ -102,6 +102,11 @@ def test_nobody_adds_a_flag_by_accident(command: str, capsys: pytest.CaptureFixt
             2,
             "both --kld1 and",
         ),
+        (
+            ["tune", "IN", "--out", "OUT", "--objective", "accuracy", "--test", "LARGE"],
+            2,
+            "have 40x40. Give --image-size 32",
+        ),
         (["tune", "IN", "--out", "OUT", "--search", "anneal"], 2, "bisect"),
         (["tune", "NOWHERE", "--out", "OUT"], 3, "does not exist"),
         (["status", "IN"], 3, "not the folder of a raydvae run"),
