@@ -68,6 +68,11 @@ class Grid:
         """Names of the columns."""
         return [name(column) for column in self.columns]
 
+    @property
+    def printed(self) -> bool:
+        """Whether the paper prints any of it."""
+        return any(cell.paper is not None for cell in self.cells.values())
+
     def facts(self) -> list[tuple[str, str]]:
         """What the figures were made of and with."""
         first = self.cards[0] if self.cards else {}
