@@ -75,11 +75,7 @@ class Run:
         where a run of another kind is there; `StorageError` where it holds parquet files that no run made.
         """
         for source in sources:
-            if source.whole and _inside(self.store, source.store):
-                raise ConfigError(
-                    f"{self.store.uri} lies in the source, {source.store.uri}: what is written there would be read as "
-                    "a part of it the next time. Give a folder beside it."
-                )
+            check_apart(self.store, source)
         if self.exists():
             found = self.read()["kind"]
             if found != kind:
@@ -219,6 +215,15 @@ def check_rejected(rejected: int, rows: int, limit: float, why: str) -> None:
         )
 
 
+def check_apart(out: Store, source: Dataset) -> None:
+    """Raise `ConfigError` where what is written to ``out`` would be read as a part of ``source`` the next time."""
+    if source.whole and _inside(out, source.store):
+        raise ConfigError(
+            f"{out.uri} lies in the source, {source.store.uri}: what is written there would be read as a part of it "
+            "the next time. Give a folder beside it."
+        )
+
+
 def _inside(out: Store, source: Store) -> bool:
     """Whether what is written to ``out`` would be among the files of the folder ``source``."""
     here, there = (os.path.realpath(store.path()) if store.is_local else store.uri for store in (out, source))
@@ -262,4 +267,4 @@ def _differences(old: Any, new: Any, place: str = "") -> list[tuple[str, Any, An
     return [] if old == plain_new else [(place, old, plain_new)]
 
 
-__all__ = ["HOME", "Run", "Unit", "check_rejected", "parquet_bytes", "parquet_options", "versions"]
+__all__ = ["HOME", "Run", "Unit", "check_apart", "check_rejected", "parquet_bytes", "parquet_options", "versions"]

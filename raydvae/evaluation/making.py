@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import find_classes, open_dataset, probe_size
+from raydvae.data.dataset import Dataset, find_classes, open_dataset, probe_size
 from raydvae.data.lease import Lease
-from raydvae.data.manifest import HOME
+from raydvae.data.manifest import HOME, check_apart
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Watch
 from raydvae.errors import ConfigError
@@ -32,6 +32,7 @@ class Plan:
     test: Source
     cells: list[Cell]
     every: list[Cell]
+    data: Dataset | None  # where it is no part of a library
 
     @property
     def steps(self) -> int:
@@ -56,32 +57,38 @@ def plan(
     if scale not in ("full", "subset"):
         raise ConfigError(f"There is no scale {scale!r}; choose full or subset.")
     prints: dict[str, tuple[str, ...]] = {"train": (), "test": ()}
+    splits: dict[str, Dataset] = {}
     if uri in (DIGITS, FAINT):  # the second is what pages call them
         uri = FAINT
         if scale == "full":
             raise ConfigError("scikit-learn's digits have no full scale: the paper has no settings for them.")
         settings = subset(True, 10, 0)
     else:
-        data = {split: open_dataset(uri, DataConfig(), options, split=split) for split in ("train", "test")}
-        if data["train"].files == data["test"].files:
+        splits = {split: open_dataset(uri, DataConfig(), options, split=split) for split in ("train", "test")}
+        if splits["train"].files == splits["test"].files:
             raise ConfigError(
                 f"{uri} is not divided into files train-* and test-*; give a folder that is, as `raydvae import` makes."
             )
-        classes = find_classes(data["train"]).count
-        size = probe_size(data["train"])
+        classes = find_classes(splits["train"]).count
+        size = probe_size(splits["train"])
         settings = full(name, classes, size) if scale == "full" else subset(False, classes, size)
-        prints = {split: tuple(file.fingerprint for file in found.files) for split, found in data.items()}
+        prints = {split: tuple(file.fingerprint for file in found.files) for split, found in splits.items()}
     train = Source(uri, "train", settings.rows, prints["train"])
     test = Source(uri, "test", settings.test_rows, prints["test"])
     cells = expand(table, settings, train, test, seeds, rows, columns)
     every = expand(table, settings, train, test, seeds, table.rows, table.columns)
-    return Plan(table, settings, train, test, cells, every)
+    return Plan(table, settings, train, test, cells, every, splits.get("train"))
 
 
 def make_table(
     planned: Plan, out: Store, engine: Engine, watch: Watch, say: Callable[[str], None] = lambda _: None
 ) -> tuple[list[Card], Bench]:
-    """Make the cards of a plan in folder ``out``, or go on with them; return all of the table's that are there."""
+    """Make the cards of a plan in folder ``out``, or go on with them; return all of the table's that are there.
+
+    Raises `ConfigError` for a folder among the data set's files.
+    """
+    if planned.data is not None:
+        check_apart(out, planned.data)
     settings = planned.scale
     bench = Bench(out, planned.train, settings.image_size, settings.data, engine, watch, say)
     with Lease(out.sub(HOME)):

@@ -171,6 +171,7 @@ def test_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
         ["tune", "IN", "--out", "IN/tuned"],
         ["grow", "OTHER", "IN", "IN/grown"],
         ["grow", "IN", "OTHER", "LINK/grown"],
+        ["table", "2", "--data", "SPLIT", "--out", "SPLIT/tables"],
     ],
 )
 def test_nothing_is_written_among_the_files_of_the_source(
@@ -184,6 +185,8 @@ def test_nothing_is_written_among_the_files_of_the_source(
     for name in ("IN", "OTHER"):
         shutil.copytree(digits_folder, tmp_path / name)
     (tmp_path / "LINK").symlink_to(tmp_path / "IN")
+    for split in ("train", "test"):
+        shutil.copytree(digits_folder, tmp_path / "SPLIT" / split)
     before = sorted(tmp_path.rglob("*"))
     code, _, err = cli(capsys, *args)
     assert code == 2, err
