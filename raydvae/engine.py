@@ -123,11 +123,15 @@ class Silent:
 def held(run: Run, watch: Watch, kind: str, *sources: Dataset) -> Iterator[Watch]:
     """Have the run's folder to oneself; the watch that is given notes progress there too (see `Lease`).
 
-    Raises as `Run.check` does, before anything is written.
+    Raises as `Run.check` does, before anything is written. What drivers that were killed have left half written is
+    deleted at the end.
     """
     run.check(kind, *sources)
+    left = run.store.leftovers()  # before the lease, which writes, too
     with Lease(run.home) as lease:
         yield _Noted(watch, lease)
+        for name in left:
+            run.store.delete(name)
 
 
 class _Noted:

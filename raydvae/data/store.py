@@ -210,6 +210,20 @@ class Store:
                 os.unlink(temporary)
             raise
 
+    def leftovers(self) -> Names:
+        """Return the names of files that were being written by processes that were killed, or still are.
+
+        Only folders of this machine have any: an object store shows no object before it is whole.
+        """
+        if not self.is_local:
+            return []
+        return [
+            os.path.relpath(os.path.join(folder, name), self.path())
+            for folder, _, names in os.walk(self.path())
+            for name in names
+            if name.startswith(TEMPORARY)
+        ]
+
     def delete(self, name: str) -> None:
         """Delete a file or a folder with all in it; nothing happens if there is none."""
 

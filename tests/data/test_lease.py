@@ -12,7 +12,9 @@ import pytest
 
 from raydvae.data import lease as module
 from raydvae.data.lease import FILE, Lease, read_holder
+from raydvae.data.manifest import Run
 from raydvae.data.store import Store
+from raydvae.engine import Silent, held
 from raydvae.errors import Interrupted, StorageError
 
 HOLD = """
@@ -127,3 +129,18 @@ def test_progress_and_the_end_are_noted(tmp_path: Path, monkeypatch: pytest.Monk
         raise Interrupted
     note = read_holder(store)
     assert note is not None and (note["state"], note["error"]) == ("stopped", None)
+
+
+def test_what_killed_writes_have_left_is_deleted_at_the_end(tmp_path: Path) -> None:
+    left = [tmp_path / ".tmp-1", tmp_path / "_raydvae/stage1/.tmp-2"]
+    other = tmp_path / "_raydvae/stage1/state.safetensors"
+    for path in (*left, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with pytest.raises(KeyError), held(Run(Store(str(tmp_path))), Silent(), "purify"):
+        raise KeyError
+    assert all(path.exists() for path in left)
+    with held(Run(Store(str(tmp_path))), Silent(), "purify"):
+        (tmp_path / ".tmp-3").write_bytes(b"of a process that writes now")
+    assert not any(path.exists() for path in left)
+    assert (tmp_path / ".tmp-3").exists() and other.exists()

@@ -148,10 +148,12 @@ def test_a_wrong_argument_fails_and_the_job_runs_what_was_uploaded(cluster: Runn
 
 
 @pytest.mark.parametrize("kind", ["dashboard", "client"])
-def test_from_a_laptop_the_command_runs_on_the_cluster(kind: str, cluster: Running, digits_folder: Path) -> None:
+def test_from_a_laptop_the_command_runs_on_the_cluster(
+    kind: str, cluster: Running, digits_folder: Path, tmp_path: Path
+) -> None:
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "raydvae.cli.main", "purify", digits_folder, digits_folder / "out", *SETTINGS,
+        [sys.executable, "-m", "raydvae.cli.main", "purify", digits_folder, tmp_path / "out", *SETTINGS,
          "--dry-run", "--address", getattr(cluster, kind)],
         cwd=PROJECT, env=clean_environment() | token, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
