@@ -55,9 +55,9 @@ def main(args: list[str] | None = None) -> None:
             code = run(sys.argv[1:] if args is None else args)
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has seen enough; but nobody knows whether all was done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
-        code = 0
+        code = 128 + signal.SIGPIPE
     sys.exit(code)
 
 

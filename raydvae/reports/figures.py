@@ -149,9 +149,7 @@ def response(
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=99))
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_title(title)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return out[0]
 
 
@@ -176,9 +174,7 @@ def lines(
             axes.set_xticks(sorted({value for x, _ in series.values() for value in x}))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter("{x:g}")
-        axes.set_title(title)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     return out[0]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raydvae.evaluation.cards import Summed
@@ -12,7 +12,7 @@ Cells = Mapping[tuple[str, str], Summed]
 Line = tuple[list[float], list[float]]
 CLEAN, LARGER = "clean", "larger"
 AXES = {"psnr": ("PSNR", "dB"), "acc": ("test accuracy", "%")}
-KINDS = {"vae": "VAE", "ae": "AE", "jpeg": "JPEG", "d-vae": "D-VAE"}
+Name = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,61 +23,57 @@ class Drawn:
     caption: str
 
 
-def draw(table: str, cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
+def draw(table: str, cells: Cells, rows: Sequence[str], name: Name) -> list[Drawn]:
     """Return the charts of figure ``table`` ("fig2", "fig5", "fig6"; none for others), as far as there are cells.
 
-    ``names`` are the attacks in their order, with the names to show. A line needs two points.
+    ``rows`` are in the order to show, and ``name`` gives what a row or column is called. A line needs two points.
     """
     charts = {"fig2": _figure2, "fig5": _figure5, "fig6": _figure6}
-    return charts[table](cells, names) if table in charts else []
+    return charts[table](cells, rows, name) if table in charts else []
 
 
-def _figure2(cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
+def _figure2(cells: Cells, rows: Sequence[str], name: Name) -> list[Drawn]:
     by_target = [
-        drawn
-        for attack, name in names.items()
-        for shown in AXES
-        for drawn in _by_target(cells, {attack: name}, "vae", shown)
+        drawn for attack in rows for shown in AXES for drawn in _by_target(cells, [attack], name, "vae", shown)
     ]
-    return by_target + _by_psnr(cells, names, ("vae", "jpeg"))
+    return by_target + _by_psnr(cells, rows, name, ("vae", "jpeg"))
 
 
-def _figure5(cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
-    return _by_psnr(cells, names, ("vae", "ae"))
+def _figure5(cells: Cells, rows: Sequence[str], name: Name) -> list[Drawn]:
+    return _by_psnr(cells, rows, name, ("vae", "ae"))
 
 
-def _figure6(cells: Cells, names: Mapping[str, str]) -> list[Drawn]:
-    return _by_target(cells, names, "d-vae", "acc")
+def _figure6(cells: Cells, rows: Sequence[str], name: Name) -> list[Drawn]:
+    return _by_target(cells, rows, name, "d-vae", "acc")
 
 
-def _by_target(cells: Cells, names: Mapping[str, str], kind: str, shown: str) -> list[Drawn]:
+def _by_target(cells: Cells, rows: Sequence[str], name: Name, kind: str, shown: str) -> list[Drawn]:
     what, unit = AXES[shown]
     drawn = []
     reference = {"clean images": _line(cells, CLEAN, kind, None, shown)}
-    for attack, name in names.items():
+    for attack in rows:
         if attack == CLEAN or attack.endswith(LARGER):
             continue
-        larger = {f"{name}, larger bound": _line(cells, f"{attack} {LARGER}", kind, None, shown)}
-        series = _drawable({name: _line(cells, attack, kind, None, shown)} | larger | reference)
-        if name in series:
-            text = f"{name}: {what} by the KLD target of the {KINDS[kind]}"
+        shown_as = name(attack)
+        larger = {f"{shown_as}, larger bound": _line(cells, f"{attack} {LARGER}", kind, None, shown)}
+        series = _drawable({shown_as: _line(cells, attack, kind, None, shown)} | larger | reference)
+        if shown_as in series:
+            text = f"{shown_as}: {what} by the KLD target of the {name(kind)}"
             svg = figures.lines(
-                series, label=text, title=f"{name}, {KINDS[kind]}", xlabel="KLD target, nats a position",
+                series, label=text, title=f"{shown_as}, {name(kind)}", xlabel="KLD target, nats a position",
                 ylabel=f"{what}, {unit}", log=True,
             )  # fmt: skip
             drawn.append(Drawn(svg, f"{text}."))
     return drawn
 
 
-def _by_psnr(cells: Cells, names: Mapping[str, str], kinds: Sequence[str]) -> list[Drawn]:
+def _by_psnr(cells: Cells, rows: Sequence[str], name: Name, kinds: Sequence[str]) -> list[Drawn]:
     drawn = []
-    for attack, name in names.items():
-        series = _drawable({KINDS[kind]: _line(cells, attack, kind, "psnr", "acc") for kind in kinds})
+    for attack in rows:
+        series = _drawable({name(kind): _line(cells, attack, kind, "psnr", "acc") for kind in kinds})
         if series:
-            text = f"{name}: test accuracy by PSNR to the poisoned images, {' and '.join(series)}"
-            svg = figures.lines(
-                series, label=text, title=name, xlabel="PSNR, dB", ylabel="test accuracy, %"
-            )  # fmt: skip
+            text = f"{name(attack)}: test accuracy by PSNR to the poisoned images, {' and '.join(series)}"
+            svg = figures.lines(series, label=text, title=name(attack), xlabel="PSNR, dB", ylabel="test accuracy, %")
             drawn.append(Drawn(svg, f"{text}. Higher at the same PSNR is a better trade."))
     return drawn
 

@@ -37,7 +37,7 @@ def write_tables(table: Table, cards: Sequence[Card], out: Store) -> dict[str, s
     grid = Grid(table, cards)
     files = {"page": f"table-{table.name}.html", "markdown": f"table-{table.name}.md"}
     label = f"Table {table.name}" if table.name.isdecimal() else f"Figure {table.name.removeprefix('fig')}"
-    charts = draw(table.name, grid.cells, {row: name(row) for row in grid.rows})
+    charts = draw(table.name, grid.cells, grid.rows, name)
     page = fill("table.html.j2", grid=grid, table=table, label=label, facts=grid.facts(), charts=charts)
     out.write(files["page"], page.encode())
     out.write(files["markdown"], markdown(grid).encode())

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -215,14 +216,16 @@ def test_a_dry_run_sees_that_the_folder_is_another_runs(
 
 
 @pytest.mark.parametrize("args", [["purify", "--help"], ["inspect", "IN"]])
-def test_a_reader_that_leaves_is_no_error(args: list[str], digits_folder: Path, tmp_path: Path) -> None:
+def test_a_reader_that_leaves_gets_no_traceback_and_no_success(
+    args: list[str], digits_folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "IN").symlink_to(digits_folder)
     reads, writes = os.pipe()
     os.close(reads)
     command = [sys.executable, "-m", "raydvae.cli.main", *args]
     done = subprocess.run(command, cwd=tmp_path, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writes)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_import_poison_and_inspect_tell_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
