@@ -40,10 +40,12 @@ from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
 from raydvae.attacks.registry import AttackConfig
 from raydvae.config import DataConfig, TrainConfig
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array, encode
-from raydvae.data.dataset import Dataset, decode_rows, find_classes, open_dataset
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run, parquet_bytes
 from raydvae.data.readers.digits import levels
+from raydvae.data.rows import decode_rows
 from raydvae.data.schema import huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.engine import InProcess

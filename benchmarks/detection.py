@@ -23,8 +23,9 @@ from raydvae.attacks.configs import LSPConfig
 from raydvae.attacks.registry import AttackConfig
 from raydvae.config import ClassifyConfig, PurifyConfig, TrainConfig
 from raydvae.config import digits as preset
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.dataset import open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.selection import select
 from raydvae.data.store import Store

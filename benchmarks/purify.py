@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from raydvae.config import from_dict, preset
-from raydvae.data.dataset import Classes, open_dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store

@@ -33,7 +33,8 @@ import torch
 import torch.distributed as dist
 
 from raydvae.config import DVAEConfig, RateLossConfig, TrainConfig, imagenet100
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import InProcess, one_thread

@@ -31,8 +31,9 @@ from reference import Loop
 from torch.utils.flop_counter import FlopCounterMode
 
 from raydvae.config import DVAEConfig, PurifyConfig, RateLossConfig, TrainConfig, preset
-from raydvae.data.dataset import Rows, Unit
+from raydvae.data.rows import Rows
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.engine import available_cores, one_thread
 from raydvae.models.dvae import DVAE
 from raydvae.models.losses import measure, total

@@ -37,10 +37,12 @@ import torch
 from PIL import Image
 
 from raydvae.config import DVAEConfig, PurifyConfig, preset
-from raydvae.data.dataset import Classes, Dataset, Unit, find_classes, open_dataset
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import available_cores
 from raydvae.models.dvae import DVAE

@@ -20,7 +20,8 @@ from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
 from raydvae.cli.quickstart import CLASSIFIER, NORM, PATCH, shortened
 from raydvae.config import PurifyConfig, StageConfig, digits
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store

@@ -26,7 +26,8 @@ from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
 from raydvae.cli.quickstart import NORM
 from raydvae.cli.tune import Tune, trials_on
-from raydvae.data.dataset import Dataset, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store

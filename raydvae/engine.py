@@ -17,9 +17,11 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from raydvae.data.dataset import Dataset, Rows, Unit
+from raydvae.data.dataset import Dataset
 from raydvae.data.lease import Lease
 from raydvae.data.manifest import Run
+from raydvae.data.rows import Rows
+from raydvae.data.units import Unit
 from raydvae.training.job import Progress, TrainJob, pick_device, run_job
 
 Record = dict[str, Any]

@@ -15,9 +15,12 @@ import torch
 from raydvae.attacks.base import Array, Attack, Floats, apply, measure
 from raydvae.attacks.configs import NTGAConfig
 from raydvae.attacks.recipes import Recipe, prepare
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run, check_rejected, parquet_bytes
+from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import Selection, select
+from raydvae.data.units import Unit
 from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
 
 BATCH = 128

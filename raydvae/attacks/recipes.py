@@ -40,7 +40,9 @@ from raydvae.attacks.rem import REM, REMTask
 from raydvae.attacks.sep import SEP, ClassFeatures
 from raydvae.attacks.surrogate import SurrogateTask, build_surrogate
 from raydvae.attacks.tap import TAP
-from raydvae.data.dataset import Classes, Dataset, Rows, decode_rows
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
+from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import select
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch

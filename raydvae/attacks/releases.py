@@ -14,9 +14,12 @@ import torch
 from raydvae.attacks.artifacts import Artifact, match, read_artifact, to_npy, to_pt
 from raydvae.attacks.base import Array, measure
 from raydvae.attacks.poisoning import collect, publish
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows, find_classes, open_dataset, probe_size
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import Dataset, open_dataset, probe_size
 from raydvae.data.manifest import Run, check_rejected
+from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.store import Options, Store, absolute, checksum
+from raydvae.data.units import Unit
 from raydvae.engine import Engine, Watch, apply_to_units
 from raydvae.errors import DataError, StorageError
 

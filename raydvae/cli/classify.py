@@ -54,7 +54,8 @@ class Classify:
         """Classify."""
         self.where.check()
         config = self.settings()
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.defenses.recipes import find_recipe
         from raydvae.evaluation.protocol import classify

@@ -76,7 +76,8 @@ class Defend:
         self.where.check()
         config = self.settings()
         from raydvae.config import DataConfig
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.defenses.defending import check, defend

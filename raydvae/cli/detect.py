@@ -62,7 +62,8 @@ class Detect:
         if not self.out.endswith(".parquet"):
             raise ConfigError(f"--out is {self.out}; flags are a parquet file, so give a name that ends in .parquet.")
         config = self.settings()
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store, absolute
         from raydvae.detection.detecting import detect

@@ -61,7 +61,8 @@ class Grow:
             seed=self.seed,
         ).settings()
         config = GrowConfig(purify=base, steps=self.steps)
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.detection.growing import check_pair, grow
 

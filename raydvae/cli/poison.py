@@ -115,7 +115,8 @@ class Poison:
         from raydvae.attacks.poisoning import poison
         from raydvae.attacks.recipes import Recipe
         from raydvae.config import DataConfig
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
 

@@ -13,7 +13,8 @@ from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, lo
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
-    from raydvae.data.dataset import Classes, Dataset
+    from raydvae.data.classes import Classes
+    from raydvae.data.dataset import Dataset
     from raydvae.data.store import Store
     from raydvae.distributed.engine import RayEngine
     from raydvae.purify.algorithm import Summary
@@ -90,7 +91,8 @@ class Purify:
             other = "--tune" if self.tune else "--train-rows"
             raise ConfigError(f"--only-flagged and {other} train on other rows each; give one of them.")
         config = self.borrowed(options) if self.models else self.settings()
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.flags import read_flags
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store

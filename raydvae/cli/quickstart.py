@@ -60,7 +60,8 @@ class Quickstart:
         from raydvae.attacks.configs import LSPConfig
         from raydvae.attacks.poisoning import poison
         from raydvae.attacks.recipes import Recipe
-        from raydvae.data.dataset import Dataset, find_classes, open_dataset
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import Dataset, open_dataset
         from raydvae.data.importing import import_dataset
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store

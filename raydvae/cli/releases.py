@@ -28,7 +28,8 @@ class ImportPoison:
     def run(self) -> None:
         """Import."""
         from raydvae.attacks.releases import import_poison
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.store import Store
         from raydvae.engine import InProcess
 

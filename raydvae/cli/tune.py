@@ -14,7 +14,8 @@ from raydvae.config import ClassifierName, ClassifyConfig, PurifyConfig, sized
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
-    from raydvae.data.dataset import Classes, Dataset
+    from raydvae.data.classes import Classes
+    from raydvae.data.dataset import Dataset
     from raydvae.data.store import Store
     from raydvae.distributed.engine import RayEngine
 
@@ -89,7 +90,8 @@ class Tune:
         config = self.settings()
         if (self.objective == "accuracy") != (self.test is not None):
             raise ConfigError("--objective accuracy and --test belong together; give both or none.")
-        from raydvae.data.dataset import find_classes, open_dataset, probe_size
+        from raydvae.data.classes import find_classes
+        from raydvae.data.dataset import open_dataset, probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.purify.preflight import preflight

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from raydvae.config import DataConfig
 from raydvae.data.codecs import size_of
-from raydvae.data.dataset import PARQUET, SPLITS
+from raydvae.data.files import PARQUET, SPLITS
 from raydvae.data.manifest import parquet_options
 from raydvae.data.readers import Entry, Reader, Skip, Source
 from raydvae.data.schema import ImageSchema, detect

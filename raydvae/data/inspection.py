@@ -6,8 +6,9 @@ from collections import Counter
 from typing import Any
 
 from raydvae.config import DataConfig
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import BadImage
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.dataset import open_dataset
 from raydvae.data.manifest import HOME, Run
 from raydvae.data.store import Options, Store
 from raydvae.errors import RaydvaeError

@@ -20,8 +20,11 @@ import pyarrow.parquet as pq
 
 import raydvae
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Dataset, Rows, Unit, build_table, hidden
+from raydvae.data.dataset import Dataset
+from raydvae.data.files import hidden
+from raydvae.data.rows import Rows, build_table
 from raydvae.data.store import Store, checksum
+from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
 
 FORMAT = 1

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
 

@@ -12,9 +12,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run, check_rejected
+from raydvae.data.rows import Rows, decode_rows
+from raydvae.data.units import Unit
 from raydvae.defenses.configs import (
     BDRConfig,
     DefenseConfig,

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydvae.config import DVAEConfig, RateLossConfig, TrainConfig
-from raydvae.data.dataset import Classes, Dataset, find_classes, open_dataset
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.store import Options, Store
 from raydvae.defenses.avatar import ScoreTask, purified
 from raydvae.defenses.configs import AvatarConfig, ModelConfig, VAEConfig

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raydvae.config import to_dict
-from raydvae.data.dataset import Classes, Dataset, open_dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import flags_table
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.detection.configs import DetectConfig, Rule

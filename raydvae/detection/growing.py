@@ -15,9 +15,11 @@ import numpy.typing as npt
 
 from raydvae.attacks.poisoning import STEP, collect, publish
 from raydvae.config import to_dict
+from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Classes, Dataset, Rows
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run, check_rejected
+from raydvae.data.rows import Rows
 from raydvae.data.store import Store
 from raydvae.detection.configs import GrowConfig
 from raydvae.detection.passes import added

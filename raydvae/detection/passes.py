@@ -15,9 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.config import Quantize
+from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run, parquet_bytes
+from raydvae.data.rows import Rows, decode_rows
+from raydvae.data.units import Unit
 from raydvae.detection.configs import DetectConfig
 from raydvae.purify.passes import Pass
 from raydvae.seeds import derive

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
 from raydvae.data.selection import Marked, split_id
 from raydvae.detection.configs import DetectConfig

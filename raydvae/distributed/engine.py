@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from raydvae.data.dataset import Unit
+from raydvae.data.units import Unit
 from raydvae.engine import InProcess, Record, Resources, UnitWork, available_cores, scan, this_machine
 from raydvae.training.job import Progress, TrainJob, pick_device
 

@@ -28,7 +28,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 
-from raydvae.data.dataset import Unit
+from raydvae.data.units import Unit
 from raydvae.distributed import metrics
 from raydvae.errors import RaydvaeError
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raydvae.config import DataConfig, TrainConfig
-from raydvae.data.dataset import Classes, Dataset, find_classes, open_dataset
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run, check_rejected, versions
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, UnitWork, Watch, apply_to_units

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, find_classes, open_dataset, probe_size
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset, probe_size
 from raydvae.data.lease import Lease
 from raydvae.data.manifest import HOME, check_apart
 from raydvae.data.store import Store

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import parquet_bytes
 from raydvae.data.schema import ORIGIN
 from raydvae.data.selection import Selection, split_id

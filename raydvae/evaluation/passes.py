@@ -12,7 +12,8 @@ import torch
 
 from raydvae.attacks.releases import images_of, pairs
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Dataset, Rows
+from raydvae.data.dataset import Dataset
+from raydvae.data.rows import Rows
 from raydvae.purify.inference import Inference, load_vae
 from raydvae.purify.passes import Pass
 

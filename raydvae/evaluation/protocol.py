@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from raydvae.config import ClassifyConfig
-from raydvae.data.dataset import Classes, Dataset, probe_size
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset, probe_size
 from raydvae.data.manifest import check_rejected
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raydvae.config import ClassifyConfig, PurifyConfig, RateLossConfig, to_dict
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch, held

@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
-from raydvae.data.dataset import Classes, Dataset, open_dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.selection import Choice, sample

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from raydvae.config import DVAEConfig, PurifyConfig, Quantize
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Rows, Unit
+from raydvae.data.rows import Rows
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.engine import each
 from raydvae.models.dvae import DVAE, RateConstrainedVAE
 from raydvae.models.folding import fold

@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from raydvae.config import DVAEConfig, PurifyConfig
+from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
+from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import Marked
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 
 if TYPE_CHECKING:
     import torch

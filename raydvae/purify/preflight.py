@@ -15,10 +15,12 @@ import numpy as np
 import torch
 
 from raydvae.config import PurifyConfig, StageConfig
+from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array, encode
-from raydvae.data.dataset import Classes, Dataset, decode_rows
+from raydvae.data.dataset import Dataset
 from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Resources, one_thread
 from raydvae.errors import ConfigError, DataError, StorageError

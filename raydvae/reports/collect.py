@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import torch
 
 from raydvae.config import PurifyConfig, from_dict, preset
-from raydvae.data.dataset import Classes, decode_rows, open_dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.flags import parse_flags
 from raydvae.data.manifest import Run
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 from raydvae.purify.algorithm import FLAGS, Summary

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.detection.detecting import Detection
 from raydvae.detection.rules import Evidence

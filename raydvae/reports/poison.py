@@ -12,7 +12,8 @@ from PIL import Image
 from raydvae.attacks.base import Array
 from raydvae.attacks.releases import pairs
 from raydvae.attacks.statistics import describe
-from raydvae.data.dataset import find_classes, open_dataset, probe_size
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset, probe_size
 from raydvae.data.manifest import Run
 from raydvae.data.store import Options, Store
 from raydvae.errors import DataError

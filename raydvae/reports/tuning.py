@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Classes, Dataset, decode_rows
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.evaluation.sweep import Point
 from raydvae.purify.inference import load_dvae, to_uint8

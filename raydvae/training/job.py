@@ -14,10 +14,13 @@ import numpy as np
 import torch
 
 from raydvae.config import TrainConfig
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import check_rejected
+from raydvae.data.rows import Rows
 from raydvae.data.selection import Choice
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.training.checkpoint import (
     METRICS,
     keep_model,

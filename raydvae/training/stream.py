@@ -20,10 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydvae.data.dataset import Classes, Dataset, Rows, Unit, decode_rows
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import check_rejected
+from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import Choice
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.errors import DataError
 from raydvae.seeds import derive
 from raydvae.training.feed import Cut, Slice

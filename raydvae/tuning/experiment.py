@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, dump_toml, to_dict, with_targets
-from raydvae.data.dataset import Classes, Dataset, open_dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, available_cores, held

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig
-from raydvae.data.dataset import Classes, Dataset
+from raydvae.data.classes import Classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.selection import Selection, sample
 from raydvae.data.store import Store
 from raydvae.engine import Engine

@@ -36,7 +36,8 @@ from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
 from raydvae.attacks.registry import AttackConfig
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import InProcess

@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from raydvae.config import DataConfig
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Dataset, Rows, Unit, decode_rows, find_classes
+from raydvae.data.dataset import Dataset
+from raydvae.data.rows import Rows, decode_rows
+from raydvae.data.units import Unit
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Classes, by_split, find_classes, open_dataset
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import open_dataset
+from raydvae.data.files import by_split
 from raydvae.data.schema import huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.errors import ConfigError, DataError

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from raydvae.data import importing
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.importing import ImportSummary, import_dataset
 from raydvae.data.readers import webdataset
 from raydvae.data.schema import class_names, huggingface_metadata

@@ -11,8 +11,9 @@ import pytest
 
 from raydvae.config import DataConfig
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import build_table, open_dataset
+from raydvae.data.dataset import open_dataset
 from raydvae.data.manifest import parquet_bytes
+from raydvae.data.rows import build_table
 from raydvae.data.schema import class_names, detect, huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.errors import DataError

@@ -22,9 +22,11 @@ import tensorboardX  # noqa: F401
 import torch
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, Unit, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.defenses.configs import DEFENSES, DefenseConfig
 from raydvae.defenses.defending import LINEAR, STEP, defend
 from raydvae.defenses.purifiers import FOLDER

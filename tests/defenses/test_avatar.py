@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from raydvae.config import DataConfig, TrainConfig
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.defenses.avatar import Predict, ScoreTask, purified

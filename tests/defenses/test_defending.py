@@ -16,10 +16,12 @@ import torch
 
 from raydvae.cli.main import run as cli
 from raydvae.config import DataConfig
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import decode_rows, find_classes, open_dataset
+from raydvae.data.dataset import open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.defenses.configs import DEFENSES, BDRConfig, JPEGConfig, LFUConfig
 from raydvae.defenses.defending import DefendWork, defend

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from raydvae.config import DataConfig, DVAEConfig
-from raydvae.data.dataset import Dataset, decode_rows, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.defenses.configs import AEConfig, ModelConfig, VAEConfig
 from raydvae.defenses.defending import check, defend

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydvae.config import ClassifyConfig, TrainConfig
-from raydvae.data.dataset import Dataset, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.defenses.recipes import RECIPES, AdversarialTask, attacked, find_recipe
 from raydvae.engine import InProcess

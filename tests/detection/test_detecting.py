@@ -19,10 +19,12 @@ from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
 from raydvae.cli.main import run as cli
 from raydvae.config import ClassifyConfig, DataConfig, DVAEConfig, PurifyConfig, StageConfig, TrainConfig, digits
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Dataset, decode_rows, find_classes, open_dataset
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import parse_flags, read_flags
 from raydvae.data.manifest import Run
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.detection.configs import DetectConfig, Rule
 from raydvae.detection.detecting import Detection, detect

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, Unit, decode_rows, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.detection.configs import GrowConfig
 from raydvae.detection.growing import grow
 from raydvae.engine import InProcess, Record, UnitWork

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from raydvae.cli.main import run
-from raydvae.data.dataset import Dataset, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import InProcess, Silent

@@ -19,8 +19,10 @@ import torch
 from ray.cluster_utils import Cluster
 from torch import Tensor, nn
 
-from raydvae.data.dataset import Unit, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.models.losses import Parts

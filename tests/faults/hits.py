@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydvae.data.dataset import Rows, Unit
+from raydvae.data.rows import Rows
+from raydvae.data.units import Unit
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
 from raydvae.purify.algorithm import Summary, purify
 from tests.conftest import small_config

@@ -20,7 +20,8 @@ import pytest
 
 from raydvae.cli.purify import Purify, result
 from raydvae.config import sized
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import FEW_UNITS
 from raydvae.purify.algorithm import purify

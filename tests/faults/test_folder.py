@@ -10,7 +10,8 @@ import pytest
 
 from raydvae.cli.main import run
 from raydvae.config import PurifyConfig
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.store import Store
 from raydvae.engine import InProcess
 from raydvae.purify.algorithm import purify

@@ -14,9 +14,11 @@ import pytest
 
 from raydvae.config import PurifyConfig
 from raydvae.data import retry
-from raydvae.data.dataset import Dataset, Unit, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.store import TEMPORARY, Store
+from raydvae.data.units import Unit
 from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.errors import StorageError
 from raydvae.purify.algorithm import Summary, purify

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydvae.config import DataConfig
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import encode
-from raydvae.data.dataset import Dataset, build_table, decode_rows, find_classes, open_dataset
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import Run
+from raydvae.data.rows import build_table, decode_rows
 from raydvae.data.store import Store
 from tests.data.helpers import random_images
 

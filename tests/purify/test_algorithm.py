@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydvae.config import PurifyConfig, TrainConfig
-from raydvae.data.dataset import Dataset, Unit, find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.errors import ConfigError, DataError
 from raydvae.purify.algorithm import Summary, purify

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import InProcess

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from raydvae.data.dataset import Dataset, Rows, decode_rows, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
+from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.store import Store
 from raydvae.engine import each, one_thread
 from raydvae.models.dvae import DVAE

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array
-from raydvae.data.dataset import Dataset, decode_rows, find_classes, open_dataset
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import Flags, parse_flags
+from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.errors import ConfigError
 from raydvae.purify.algorithm import Summary, purify

@@ -8,7 +8,8 @@ import pytest
 
 from raydvae.cli.main import run
 from raydvae.config import DataConfig
-from raydvae.data.dataset import Dataset, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.engine import InProcess, Resources
 from raydvae.errors import ConfigError, StorageError

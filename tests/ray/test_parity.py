@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from raydvae.config import dump_toml
-from raydvae.data.dataset import Dataset, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.errors import DataError

@@ -11,7 +11,8 @@ import pytest
 
 from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
-from raydvae.data.dataset import Dataset, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raydvae.data.dataset import Rows, Unit
+from raydvae.data.rows import Rows
+from raydvae.data.units import Unit
 from raydvae.distributed import passes
 from raydvae.errors import DataError, RaydvaeError
 

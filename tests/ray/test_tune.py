@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from raydvae.data.dataset import Dataset, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import InProcess, Silent, available_cores

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raydvae.config import DataConfig
-from raydvae.data.dataset import find_classes, open_dataset
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import open_dataset
 from raydvae.training.feed import Cut
 from raydvae.training.stream import Source, StreamFeed, read_ahead
 

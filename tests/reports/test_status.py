@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from raydvae.data import lease as lease_module
-from raydvae.data.dataset import Dataset, Unit, find_classes
+from raydvae.data.classes import find_classes
+from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.errors import DataError, StorageError
 from raydvae.purify.algorithm import purify

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydvae.config import DataConfig, TrainConfig
-from raydvae.data.dataset import Classes, Dataset, Unit, find_classes, open_dataset
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.selection import sample
 from raydvae.data.store import Store
+from raydvae.data.units import Unit
 from raydvae.engine import InProcess, scan
 from raydvae.errors import DataError
 from raydvae.training.checkpoint import load_model

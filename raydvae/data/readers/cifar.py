@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from raydvae.data.codecs import Array, encode
-from raydvae.data.dataset import find_files
+from raydvae.data.files import find_files
 from raydvae.data.readers import Entry, Skip, Source, image_schema, image_table
 from raydvae.data.store import Options, Store
 from raydvae.data.unpickle import load_arrays

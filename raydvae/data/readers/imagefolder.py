@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from raydvae.data.dataset import SPLITS
+from raydvae.data.files import SPLITS
 from raydvae.data.readers import MAX_BYTES, Entry, Skip, Source, image_schema, image_table
 from raydvae.data.store import Options, Store
 from raydvae.errors import DataError

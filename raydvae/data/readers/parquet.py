@@ -9,9 +9,12 @@ from itertools import groupby
 
 import pyarrow as pa
 
-from raydvae.data.dataset import Classes, Dataset, Unit, by_split, find_classes, open_dataset
+from raydvae.data.classes import Classes, find_classes
+from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.files import by_split
 from raydvae.data.readers import Entry, Skip, Source
 from raydvae.data.store import Options
+from raydvae.data.units import Unit
 
 
 class Parquet:

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import pyarrow as pa
 
-from raydvae.data.dataset import by_split, find_files
+from raydvae.data.files import by_split, find_files
 from raydvae.data.readers import MAX_BYTES, MAX_CLASSES, Entry, Skip, Source, image_schema, image_table
 from raydvae.data.store import Options, Store
 from raydvae.errors import DataError

@@ -1,0 +1,70 @@
+"""What a parquet file tells of itself: rows, columns, where its rows first came from, and a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydvae.data.schema import ORIGIN
+from raydvae.data.store import Store
+from raydvae.errors import DataError
+
+Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
+PROBES = 8  # samples of a file that its fingerprint takes
+PROBE_BYTES = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A parquet file as its footer tells it.
+
+    The fingerprint is of the footer, all labels and a few samples of the other bytes: it reads no images,
+    and misses only changes of single images to others of just the same size.
+    """
+
+    name: str
+    size: int
+    groups: tuple[int, ...]
+    fingerprint: str
+    origin: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.groups)
+
+
+def read_footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    """Return the footer of a parquet file and its Arrow schema; `DataError` where it is no readable one."""
+    try:
+        with store.open(name) as source, pq.ParquetFile(source) as file:
+            return file.metadata, file.schema_arrow
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
+
+
+def origin(arrow: pa.Schema, where: str, name: str, rows: int) -> tuple[Segment, ...]:
+    """Return where the ``rows`` of a file first came from: what its metadata says, or the file itself."""
+    text = (arrow.metadata or {}).get(ORIGIN)
+    segments = [(name, 0, rows)] if text is None else json.loads(text)
+    if sum(stop - start for _, start, stop in segments) != rows:
+        raise DataError(f"{where} says it comes from other rows than it has; write it again.")
+    return tuple((str(file), int(start), int(stop)) for file, start, stop in segments)
+
+
+def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label: str) -> str:
+    """Return what tells a file from others, see `SourceFile`."""
+    chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
+    spans = [(name, at, min(size, at + PROBE_BYTES)) for at in range(0, size, max(PROBE_BYTES, -(-size // PROBES)))]
+    for chunk in chunks:
+        if chunk.path_in_schema == label:
+            start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
+            spans.append((name, start, start + chunk.total_compressed_size))
+    digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())
+    for part in store.read_spans(spans):
+        digest.update(part)
+    return digest.hexdigest()[:32]

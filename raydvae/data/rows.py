@@ -1,0 +1,114 @@
+"""The rows of a unit, decoded; and the table that is written of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raydvae.data.classes import Classes
+from raydvae.data.codecs import Array, BadImage, fit
+from raydvae.data.dataset import Dataset
+from raydvae.data.footers import Segment
+from raydvae.data.schema import ORIGIN, ImageSchema
+from raydvae.data.units import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The decoded good rows of a unit, and its bad rows with their reasons.
+
+    ``images`` is (N, H, W, 3) uint8, ``labels`` (N,) int64, ``kept`` the positions of the good rows in the unit,
+    ``carried`` their table without pixels, ``rejected`` the bad rows as they came, with ``reason`` and ``row_id``.
+    """
+
+    unit: Unit
+    images: Array
+    labels: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
+    carried: pa.Table
+    rejected: pa.Table
+
+    @property
+    def row_ids(self) -> list[str]:
+        """Ids of the good rows."""
+        ids = self.unit.row_ids()
+        return [ids[position] for position in self.kept]
+
+
+def decode_rows(
+    dataset: Dataset,
+    unit: Unit,
+    table: pa.Table,
+    classes: Classes,
+    image_size: int,
+    only: npt.NDArray[np.bool_] | None = None,
+) -> Rows:
+    """Decode a unit's rows to ``image_size`` pixels; every bad row ends in ``rejected``, with its reason.
+
+    With ``only``, a mask of the unit's rows, the others are left out of both.
+    """
+    schema = dataset.schema
+    labels = classes.numbers(table.column(schema.label))
+    images: list[Array] = []
+    kept: list[int] = []
+    bad: list[int] = []
+    reasons: list[str] = []
+    for position, value in enumerate(table.column(schema.image).to_pylist()):
+        if only is not None and not only[position]:
+            continue
+        try:
+            if labels[position] < 0:
+                shown = table.column(schema.label)[position].as_py()
+                raise BadImage(f"label {shown!r} is outside of the {classes.count} classes")
+            images.append(fit(schema.pixels(value, dataset.data), image_size, dataset.data))
+            kept.append(position)
+        except BadImage as error:
+            bad.append(position)
+            reasons.append(str(error))
+    ids = unit.row_ids()
+    rejected = table.take(pa.array(bad, pa.int64()))
+    rejected = rejected.append_column("reason", pa.array(reasons, pa.string()))
+    rejected = rejected.append_column("row_id", pa.array([ids[p] for p in bad], pa.string()))
+    stacked = np.stack(images) if images else np.empty((0, image_size, image_size, 3), np.uint8)
+    positions = np.array(kept, dtype=np.int64)
+    carried = table.take(pa.array(positions))
+    return Rows(unit, stacked, labels[positions], positions, _without_pixels(carried, schema), rejected)
+
+
+def _without_pixels(table: pa.Table, schema: ImageSchema) -> pa.Table:
+    # The path inside the image struct is carried as a plain column until the new image column is built.
+    paths = [None] * table.num_rows
+    if schema.encoding == "struct":
+        values = table.column(schema.image).to_pylist()
+        paths = [value.get("path") if value else None for value in values]
+    index = table.schema.get_field_index(schema.image)
+    return table.set_column(index, pa.field(schema.image, pa.string()), pa.array(paths, pa.string()))
+
+
+def build_table(schema: ImageSchema, rows: Rows, images: Array) -> pa.Table:
+    """Return the output table of a unit: same columns, types and order as the source, with new ``images``."""
+    index = schema.arrow.get_field_index(schema.image)
+    paths = rows.carried.column(schema.image).to_pylist()
+    column = schema.column(images, paths)
+    table = rows.carried.set_column(index, schema.arrow.field(schema.image), column)
+    metadata = dict(schema.arrow.metadata or {})
+    metadata[ORIGIN] = json.dumps(_segments(rows)).encode()
+    return table.replace_schema_metadata(metadata)
+
+
+def _segments(rows: Rows) -> list[Segment]:
+    """Return the origins of the rows that were kept, as few ranges as possible."""
+    places = [(file, row) for file, start, stop in rows.unit.origin for row in range(start, stop)]
+    merged: list[list[Any]] = []
+    for position in rows.kept:
+        file, row = places[position]
+        if merged and merged[-1][0] == file and merged[-1][2] == row:
+            merged[-1][2] = row + 1
+        else:
+            merged.append([file, row, row + 1])
+    return [(file, start, stop) for file, start, stop in merged]
