@@ -25,7 +25,7 @@ part() {
   [ -e "$work/out/$name.json" ] && return
   [ "$most" -lt "$(left)" ] || most=$(left)
   [ "$most" -gt 5 ] || return
-  timeout -k 5 "$most" "$@" > "$work/logs/$name.out" 2> "$work/logs/$name.err"
+  timeout -k 5 "$most" "$@" > "$work/logs/$name.out" 2>> "$work/logs/$name.err"
   code=$?
   [ $code = 0 ] && cp "$work/logs/$name.out" "$work/out/$name.json"
   say "$name ended with $code after $((SECONDS - began)) s"
@@ -42,10 +42,10 @@ say "unpacked; $($python -c 'import torch; print(torch.__version__, torch.cuda.i
 part tests 90 $python -m pytest -q -m gpu -p no:cacheprovider tests/training tests/purify
 part step 100 $python benchmarks/step.py --seconds 40
 part poison 90 $(raydvae) poison lsp "$train" "$work/lsp" --json
-part purify 400 $(raydvae) purify "$work/lsp" "$work/purified" --preset cifar10 --json  # alone: its time counts
-if [ -e "$work/out/purify.json" ]; then classify purified "$work/purified" & fi
 classify clean "$train" & classify poisoned "$work/lsp" &
+part purify 600 $(raydvae) purify "$work/lsp" "$work/purified" --preset cifar10 --json
+if [ -e "$work/out/purify.json" ]; then classify purified "$work/purified"; fi
 wait
 say done
 cp "$work"/out/*.json "$OUT"
-{ cat "$work/times.log"; tail -n 25 "$work"/logs/*; } > "$OUT/ends.log"
+{ cat "$work/times.log"; grep -hv "^\[\|^ *@\|^PC:\|^\*\*\*" /dev/null "$work"/logs/*.err | tail -n 200; } > "$OUT/ends.log"

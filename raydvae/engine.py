@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from raydvae import stopping
 from raydvae.data.dataset import Dataset
 from raydvae.data.lease import Lease
 from raydvae.data.manifest import Run
@@ -167,6 +168,7 @@ def apply_to_units(
     with (watch or Silent()).step(work.name, rows, "rows") as advance:
         for record in engine.map(work, left):
             advance(record)
+            stopping.check()
     return rows, time.monotonic() - started
 
 
@@ -222,6 +224,7 @@ class InProcess:
         """See `Engine.map`."""
         work.load(self.device)
         for unit in units:
+            stopping.check()
             rows = work.read(unit)
             with one_thread(self.device, self.threads):
                 result = work.compute(rows)

@@ -3,8 +3,12 @@
     RaydvaeError            exit code 1
     ├── ConfigError         2   a wrong option, preset or combination
     ├── DataError           3   the data set is not what it should be
-    ├── StorageError        4   a path, bucket or disk refused
-    └── Interrupted       130   stopped on request; the same command goes on
+    └── StorageError        4   a path, bucket or disk refused
+
+    Interrupted           130   stopped on request; the same command goes on
+
+`Interrupted` is a `BaseException` like `KeyboardInterrupt`: it may come anywhere, and no ``except Exception`` that is
+meant for a broken image or a lost connection may take it for one.
 
 A message says what is wrong, which value, what is allowed and what to do next. All of them survive pickling, so
 they cross process borders unchanged.
@@ -37,7 +41,7 @@ class StorageError(RaydvaeError):
     exit_code = 4
 
 
-class Interrupted(RaydvaeError):
+class Interrupted(BaseException):
     """Stopped by the user; running the same command again goes on."""
 
     exit_code = 130

@@ -21,5 +21,5 @@ def test_errors_survive_pickling(kind: type[RaydvaeError], protocol: int) -> Non
 
 
 def test_one_tree() -> None:
-    assert all(issubclass(kind, RaydvaeError) for kind in CODES)
+    assert all(issubclass(kind, RaydvaeError) for kind in CODES if kind is not Interrupted)
     assert len(set(CODES.values())) == len(CODES)

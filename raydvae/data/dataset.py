@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from raydvae.config import DataConfig
 from raydvae.data.codecs import BadImage
 from raydvae.data.files import PARQUET, SPLITS, by_split, find_files
-from raydvae.data.footers import SourceFile, fingerprint, origin, read_footer
+from raydvae.data.footers import FOOTER_TAIL, Segment, SourceFile, fingerprint, read_footer
+from raydvae.data.identity import BODY, body_sum, claim, settle, tell_rewritten
 from raydvae.data.schema import ORIGIN, ImageSchema, detect
 from raydvae.data.store import Options, Store, absolute
 from raydvae.data.units import Unit, cut_file
@@ -82,6 +83,7 @@ def open_dataset(
     if split is not None:
         names = {name: names[name] for name in by_split(names).get(split, names)}
     files: list[SourceFile] = []
+    rewritten: list[str] = []
     schema: ImageSchema | None = None
     for name, size in names.items():
         meta, arrow = read_footer(store, name)
@@ -96,9 +98,25 @@ def open_dataset(
             )
         groups = tuple(meta.row_group(g).num_rows for g in range(meta.num_row_groups))
         found = fingerprint(store, name, size, meta, schema.label)
-        files.append(SourceFile(name, size, groups, found, origin(arrow, f"{store.uri}/{name}", name, sum(groups))))
+        claimed = _claim(store, name, size, meta, arrow)
+        origin = claimed or ((name, 0, sum(groups)),)
+        files.append(SourceFile(name, size, groups, found, origin, claimed is not None))
+        if claimed is None and ORIGIN in (arrow.metadata or {}):
+            rewritten.append(name)
     assert schema is not None
-    return Dataset(store, tuple(files), schema, data, whole=store.uri == Store(absolute(uri), options).uri)
+    tell_rewritten(rewritten, store.uri)
+    whole = store.uri == Store(absolute(uri), options).uri
+    return Dataset(store, settle(files, store.uri), schema, data, whole)
+
+
+def _claim(store: Store, name: str, size: int, meta: pq.FileMetaData, arrow: pa.Schema) -> tuple[Segment, ...] | None:
+    """Return where a file's rows came from, if it says so and is as we wrote it."""
+    text, known = (arrow.metadata or {}).get(ORIGIN), (meta.metadata or {}).get(BODY)
+    if text is None or known is None:
+        return None
+    end = size - meta.serialized_size - FOOTER_TAIL
+    found = body_sum(end, lambda spans: store.read_spans([(name, *span) for span in spans]))
+    return claim(text, meta.num_rows) if found.encode() == known else None
 
 
 def probe_size(dataset: Dataset) -> int:

@@ -22,7 +22,9 @@ import raydvae
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Dataset
 from raydvae.data.files import hidden
+from raydvae.data.identity import BODY, body_sum
 from raydvae.data.rows import Rows, build_table
+from raydvae.data.schema import ORIGIN
 from raydvae.data.store import Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
@@ -166,7 +168,11 @@ class Run:
 def parquet_bytes(table: pa.Table, image: str | None = None) -> bytes:
     """Return ``table`` as one parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **parquet_options(table.schema, image))
+    with pq.ParquetWriter(buffer, table.schema, **parquet_options(table.schema, image)) as writer:
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        if ORIGIN in (table.schema.metadata or {}):
+            body = buffer.getvalue()
+            writer.add_key_value_metadata({BODY: body_sum(len(body), lambda spans: [body[a:b] for a, b in spans])})
     return buffer.getvalue()
 
 

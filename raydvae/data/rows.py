@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raydvae import stopping
 from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array, BadImage, fit
 from raydvae.data.dataset import Dataset
@@ -59,6 +60,7 @@ def decode_rows(
     bad: list[int] = []
     reasons: list[str] = []
     for position, value in enumerate(table.column(schema.image).to_pylist()):
+        stopping.check()
         if only is not None and not only[position]:
             continue
         try:
