@@ -103,7 +103,7 @@ def norms(clean: Dataset, run: Run, classes: Classes, image_size: int) -> dict[s
     sizes: list[npt.NDArray[np.float64]] = []
     most = 0.0
     for before, after, _ in pairs(
-        clean, open_dataset(run.store.uri, clean.data, run.store.options), classes, image_size
+        clean, open_dataset(run.store.address, clean.data, run.store.options), classes, image_size
     ):
         change = after.astype(np.float64) - before
         sizes.append(measure(change / 255, "l2"))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
+from raydvae.data.failures import hide
+
 if TYPE_CHECKING:
     from raydvae.distributed.engine import RayEngine
 
@@ -21,19 +23,25 @@ PLAIN_INTERVAL = 10.0  # seconds between two lines of one step in a job's log
 
 def set_up_logging() -> None:
     """Send messages to stderr; stdout is for results."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+    logging.getLogger().handlers[0].setFormatter(_Shown("%(message)s"))
     for name in ("fsspec", "s3fs", "botocore", "aiobotocore", "urllib3", "PIL", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class _Shown(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record))
+
+
 def say(text: str) -> None:
-    """Tell the user something, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the user something, on stderr. What is said holds no password that an address may have."""
+    print(hide(text), file=sys.stderr, flush=True)
 
 
 def finish(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     """End a command: ``text`` for a person, or ``result`` as the last line of stdout."""
-    print(json.dumps(result) if as_json else text, flush=True)
+    print(hide(json.dumps(result) if as_json else text), flush=True)
 
 
 class Progress:

@@ -124,7 +124,7 @@ class Purify:
             if self.tune:
                 config = tuned(data, classes, out, config, engine)
             summary = purify(data, classes, out, config, engine, Progress(), models, self.until, flags)
-        report = write_report(out)
+        report = write_report(out, source=data)
         finish(result(summary, report), self.json, described(summary, self.out, report))
 
     def borrowed(self, options: dict[str, Any]) -> PurifyConfig:

@@ -105,7 +105,7 @@ def open_dataset(
             rewritten.append(name)
     assert schema is not None
     tell_rewritten(rewritten, store.uri)
-    whole = store.uri == Store(absolute(uri), options).uri
+    whole = store.address == absolute(uri)
     return Dataset(store, settle(files, store.uri), schema, data, whole)
 
 

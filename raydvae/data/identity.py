@@ -117,8 +117,10 @@ def _named(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
     taken, out = _Taken(), {}
     for file in sorted(files, key=lambda file: (file.claimed, not file.name.endswith(".parquet"), file.name)):
         base, first = wanted = _wanted(file)
+        if taken.meets(base, first, first + max(1, file.rows)):
+            base, first = file.name, 0
         while taken.meets(base, first, first + max(1, file.rows)):
-            base, first = (file.name if base == wanted[0] else f"{base}~"), 0
+            base += "~"
         taken.take(base, first, first + max(1, file.rows))
         fingerprint = file.fingerprint if (base, first) == wanted else _salted(file.fingerprint, base)
         out[file.name] = dataclasses.replace(file, base=base, first=first, fingerprint=fingerprint)

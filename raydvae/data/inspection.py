@@ -61,14 +61,18 @@ def _commits(store: Store) -> dict[str, int]:
 
 
 def _lineage(store: Store) -> list[dict[str, Any]]:
-    """Return the runs that made the data set, the last one first, as far back as their folders can be read."""
+    """Return the runs that made the data set, the last one first, as far back as their folders lie in one store."""
     out: list[dict[str, Any]] = []
-    while len(out) < MAX_LINEAGE and Run(store).exists():
-        known = Run(store).read()
-        out.append({"kind": known["kind"], "source": known["source"]["uri"], "config": known["config"]})
+    while len(out) < MAX_LINEAGE:
         try:
-            store = Store(known["source"]["uri"], store.options)
-            store.exists()
+            if not Run(store).exists():
+                break
+            known = Run(store).read()
         except RaydvaeError:
             break
+        out.append({"kind": known["kind"], "source": known["source"]["uri"], "config": known["config"]})
+        before = store.beside(known["source"]["uri"])
+        if before is None:
+            break
+        store = before
     return out

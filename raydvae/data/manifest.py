@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import raydvae
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Dataset
+from raydvae.data.failures import hide_all
 from raydvae.data.files import hidden
 from raydvae.data.identity import BODY, body_sum
 from raydvae.data.rows import Rows, build_table
@@ -65,6 +66,7 @@ class Run:
             },
             **extra,
         }
+        asked = hide_all(asked)
         if not self.exists():
             self.home.write_json("run.json", asked | {"versions": versions()})
             return False
@@ -235,7 +237,7 @@ def check_apart(out: Store, source: Dataset) -> None:
 
 def _inside(out: Store, source: Store) -> bool:
     """Whether what is written to ``out`` would be among the files of the folder ``source``."""
-    here, there = (os.path.realpath(store.path()) if store.is_local else store.uri for store in (out, source))
+    here, there = (os.path.realpath(store.path()) if store.is_local else store.address for store in (out, source))
     if here == there:
         return True
     rest = here.removeprefix(f"{there.rstrip('/')}/")

@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -30,6 +32,7 @@ Names = list[str]
 Blobs = list[bytes]
 Spans = list[tuple[str, int, int]]  # file, first byte, byte after the last
 TEMPORARY = ".tmp-"  # prefix of files that are being written: hidden, so that no reader of parquet folders lists them
+PRIVATE = re.compile(r"/_raydvae/[^/]+\.json$")  # what a run notes of itself: it may hold addresses
 AHEAD = 2**20  # bytes that an opened file reads in advance: enough for a tar's headers, little beside a column
 
 
@@ -51,20 +54,25 @@ class Store:
     def __init__(self, uri: str, options: Options | None = None) -> None:
         if not uri:
             raise ConfigError("An empty path was given; name a folder or a URI such as s3://bucket/folder.")
-        self.uri = absolute(uri)
+        self.address = absolute(uri)
         self.options = dict(options or {})
         self._connect()
 
     def _connect(self) -> None:
-        self._fs, root = connect(self.uri, self.options)
+        self._fs, root = connect(self.address, self.options)
         self._process = os.getpid()
         self.root = root.rstrip("/")
 
     def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
-        return Store, (self.uri, self.options)
+        return Store, (self.address, self.options)
 
     def __repr__(self) -> str:
-        return f"Store({hide(self.uri)!r})"  # never the options: they may hold a key
+        return f"Store({self.uri!r})"  # never the options: they may hold a key
+
+    @property
+    def uri(self) -> str:
+        """What is shown and noted of `address`: no password."""
+        return hide(self.address)
 
     @property
     def fs(self) -> Any:
@@ -82,13 +90,24 @@ class Store:
         """Return the file system's own path of ``name``."""
         clean = posixpath.normpath(name) if name else ""
         if clean.startswith(("/", "..")) or "\0" in clean:
-            raise StorageError(f"The name {name!r} leads out of {hide(self.uri)}; names are relative and stay inside.")
+            raise StorageError(f"The name {name!r} leads out of {self.uri}; names are relative and stay inside.")
         return f"{self.root}/{clean}" if clean else self.root or "/"
+
+    def beside(self, uri: str) -> Store | None:
+        """Return the folder ``uri``, which a file in here names, if it lies in this store; else None.
+
+        A file from a stranger may name any address: nothing is sent there, least of all this store's keys.
+        """
+        if "::" in uri or not uri or hide(uri) != uri:
+            return None
+        here, there = (urlsplit(name if "://" in name else f"file://{name}") for name in (self.address, uri))
+        same = here.scheme == there.scheme and here.netloc == there.netloc and not there.query
+        return Store(uri, self.options) if same else None
 
     def sub(self, name: str) -> Store:
         """Return the folder ``name`` of this one."""
         self.path(name)
-        return Store(f"{self.uri}/{name}", self.options)
+        return Store(f"{self.address}/{name}", self.options)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
@@ -171,7 +190,7 @@ class Store:
         worst = [spans[0][0]] if spans else []
         if spans:
             with self._errors("read", lambda: worst[-1]):
-                retry(f"read {len(spans)} parts of {hide(self.uri)}", fetch)
+                retry(f"read {len(spans)} parts of {self.uri}", fetch)
         return [out[at] for at in range(len(spans))]
 
     def open(self, name: str) -> Any:
@@ -200,7 +219,8 @@ class Store:
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
-            with open(temporary, "xb") as file:
+            mode = 0o600 if PRIVATE.search(path) else 0o666  # less the user's mask
+            with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

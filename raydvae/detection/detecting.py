@@ -108,7 +108,7 @@ def _prepare(data: Dataset, classes: Classes, run: Run, config: DetectConfig, en
     if trained(run, JUDGE):
         return
     apply_to_units(engine, run, AddPass("added", run, data, classes, config.purify, stage.model, home), data, watch)
-    p_hat = open_dataset(run.home.sub(ADDED).uri, data.data, run.store.options)
+    p_hat = open_dataset(run.home.sub(ADDED).address, data.data, run.store.options)
     with watch.step(JUDGE, config.classifier.train.epochs, "epochs") as advance:
         engine.train(judge(p_hat, classes, run, config), progress=advance)
 

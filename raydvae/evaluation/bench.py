@@ -66,7 +66,7 @@ class Bench:
             return dataclasses.replace(self.given[step.key], data=data)
         split = step.split if isinstance(step, Source) and not step.copied else None
         store = step.folder(self)
-        return open_dataset(store.uri, data, store.options, split=split)
+        return open_dataset(store.address, data, store.options, split=split)
 
     def settled(self, config: TrainConfig) -> TrainConfig:
         """Return a training's settings with its number of slices decided."""

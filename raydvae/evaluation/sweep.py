@@ -124,7 +124,7 @@ class _Sweep:
 
 
 def _source(data: Dataset, split: str) -> Source:
-    return Source(data.store.uri, split, fingerprints=tuple(file.fingerprint for file in data.files))
+    return Source(data.store.address, split, fingerprints=tuple(file.fingerprint for file in data.files))
 
 
 def _write(run: Run, points: Sequence[Point]) -> None:

@@ -146,7 +146,7 @@ def _purify(
         summary.save(run)
 
     def p1() -> Dataset:
-        return open_dataset(run.home.sub(P1).uri, p0.data, run.store.options)
+        return open_dataset(run.home.sub(P1).address, p0.data, run.store.options)
 
     train("stage1", config.stage1, lambda: p0)
     if until == "stage1":

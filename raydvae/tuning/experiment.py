@@ -354,7 +354,11 @@ def trials_of(
 
 def stage_input(run: Run, name: str, data: Dataset, kld1: float) -> Dataset:
     """Return what a stage of a finished tuning of ``data`` was trained on: P0 or P1."""
-    return data if name == "stage1" else open_dataset(_p1_run(run, kld1).home.sub(P1).uri, data.data, run.store.options)
+    return (
+        data
+        if name == "stage1"
+        else open_dataset(_p1_run(run, kld1).home.sub(P1).address, data.data, run.store.options)
+    )
 
 
 def _p1_run(run: Run, kld: float) -> Run:

@@ -54,7 +54,7 @@ FLAGS = {
     "inspect": "--clean --json --poison --storage-option",
     "import-poison": "--clean --json --storage-option",
     "export-poison": "--clean --format --json --storage-option",
-    "report": "--json --storage-option",
+    "report": "--json --source --storage-option",
 }
 
 

@@ -234,12 +234,6 @@ def test_the_fingerprint_sees_other_pixels_of_the_same_size(tmp_path: Path) -> N
     assert one.fingerprint != two.fingerprint
 
 
-def test_forged_origins_are_refused(tmp_path: Path) -> None:
-    table = small().replace_schema_metadata({b"raydvae.origin": b'[["a.parquet", 0, 3]]'})
-    with pytest.raises(DataError, match="comes from other rows than it has"):
-        open_dataset(str(write(tmp_path, table)))
-
-
 def test_empty_files_have_no_units(tmp_path: Path) -> None:
     write(tmp_path, small(), "a.parquet")
     pq.write_table(small().slice(0, 0), tmp_path / "b.parquet")
