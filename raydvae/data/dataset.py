@@ -31,6 +31,7 @@ class Dataset:
     schema: ImageSchema
     data: DataConfig
     whole: bool  # all files of the folder at any depth, not a glob's or a single one
+    left_out: tuple[str, ...] = ()  # files of the folder that are of another split than was asked for
 
     @property
     def rows(self) -> int:
@@ -79,8 +80,10 @@ def open_dataset(
     if split is not None and split not in SPLITS:
         raise ConfigError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
     store, names = find_files(uri, options, PARQUET)
+    there = list(names)
     if split is not None:
         names = {name: names[name] for name in by_split(names).get(split, names)}
+    left_out = tuple(name for name in there if name not in names)
     files: list[SourceFile] = []
     schema: ImageSchema | None = None
     for name, size in names.items():
@@ -98,7 +101,8 @@ def open_dataset(
         found = fingerprint(store, name, size, meta, schema.label)
         files.append(SourceFile(name, size, groups, found, origin(arrow, f"{store.uri}/{name}", name, sum(groups))))
     assert schema is not None
-    return Dataset(store, tuple(files), schema, data, whole=store.uri == Store(absolute(uri), options).uri)
+    whole = store.uri == Store(absolute(uri), options).uri
+    return Dataset(store, tuple(files), schema, data, whole, left_out)
 
 
 def probe_size(dataset: Dataset) -> int:
