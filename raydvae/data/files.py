@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from raydvae.data.store import Options, Store, absolute
@@ -95,6 +95,13 @@ def utf8(name: str) -> bool:
     return True
 
 
+def stored(name: str) -> str:
+    r"""Return a file's name as text to store: with bytes that are not UTF-8 as ``\xe9``, and then ``\\`` for ``\``."""
+    if utf8(name):
+        return name
+    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c.replace("\\", "\\\\") for c in name)
+
+
 def _unnamed_parquet(store: Store, files: dict[str, int]) -> dict[str, int]:
     """Return those of the first ``files`` that are parquet by their content, such as the part-00000 of Hadoop."""
     probed = [name for name, size in islice(files.items(), MAX_PROBED) if size >= MIN_PARQUET]
@@ -137,6 +144,12 @@ def by_split(names: Iterable[str]) -> dict[str, list[str]]:
                 found[split] = of_word
                 break
     return found if len(found) == len(SPLITS) else {}
+
+
+def neither(names: Iterable[str], parts: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the files that are in none of the ``parts``, each as a reason of its own why it becomes no rows."""
+    taken = {name for part in parts.values() for name in part}
+    return {f"file of neither split ({shown(name)})": 1 for name in names if name not in taken}
 
 
 def left_out(split: str, taken: int, rows: int, left: Sequence[str]) -> str:

@@ -189,7 +189,8 @@ def test_an_image_folder_keeps_bytes_and_drops_nothing_silently(tmp_path: Path, 
     files = {
         "dog/b.jpg": JPEG,
         "dog/deep/a [1].png": PNG,
-        "cat/notes.txt": b"no image",
+        "cat/broken.png": b"no image",
+        "cat/notes.txt": b"a note",
         "cat/.DS_Store": b"x",
         ".git/config": b"x",
         "README.md": b"x",
@@ -197,13 +198,14 @@ def test_an_image_folder_keeps_bytes_and_drops_nothing_silently(tmp_path: Path, 
     summary = import_dataset(folder_of(tmp_path / "in", files), out, "imagefolder")
     assert summary.rows == 3
     assert summary.sizes == {"unreadable": 1, "9x9": 1, "6x6": 1}
-    assert summary.skipped == {"hidden file": 2, "file outside of the class folders": 1}
+    assert summary.unreadable == {"text": 1}
+    assert summary.skipped == {"hidden file": 2, "no image (.md)": 1, "no image (.txt)": 1}
     table = rows(out)
     assert list(out.list()) == ["train-00000-of-00001.parquet"]
     assert class_names(table.schema, "label") == ("cat", "dog")
     got = {v["path"]: (v["bytes"], label) for v, label in zip(*table.to_pydict().values(), strict=True)}
     assert got == {
-        "cat/notes.txt": (b"no image", 0),
+        "cat/broken.png": (b"no image", 0),
         "dog/b.jpg": (JPEG, 1),
         "dog/deep/a [1].png": (PNG, 1),
     }
@@ -215,11 +217,17 @@ def test_an_image_folder_keeps_bytes_and_drops_nothing_silently(tmp_path: Path, 
 
 @pytest.mark.parametrize("test_name", ["test", "val"])
 def test_a_divided_image_folder_has_the_classes_of_all_splits(tmp_path: Path, out: Store, test_name: str) -> None:
-    files = {"train/b/1.png": PNG, "train/a/2.png": PNG, "train/a/.h": PNG, f"{test_name}/b/3.png": PNG, "extra/x": b""}
+    files = {
+        "train/b/1.png": PNG,
+        "train/a/2.png": PNG,
+        "train/a/.h": PNG,
+        f"{test_name}/b/3.png": PNG,
+        "extra/x.png": PNG,
+    }
     source = folder_of(tmp_path / "in", files)
     summary = import_dataset(source, out, "imagefolder")
     assert (summary.rows, summary.classes, summary.shards) == (3, 2, 2)
-    assert summary.skipped == {"hidden file": 1, "file of neither split": 1}
+    assert summary.skipped == {"hidden file": 1, "file of neither split (extra/)": 1}
     assert rows(out, "train").column("label").to_pylist() == [0, 1]
     assert rows(out, "test").column("label").to_pylist() == [1]  # not 0, though test has but one class
     only = Store(str(tmp_path / "only"))
@@ -291,8 +299,8 @@ def test_webdataset_samples_and_what_is_skipped(tmp_path: Path, out: Store) -> N
     summary = import_dataset(source, out, "webdataset")
     assert summary.skipped == {
         "sample without a label (.cls or .json)": 1,
-        "sample without a jpg, jpeg, png or webp image": 1,
-        "sample with several images": 1,
+        "sample without an image (it has cls)": 1,
+        "sample with several images (jpg, png)": 1,
         "label that is not a whole number from 0 to 99999": 3,
     }
     table = rows(out)

@@ -17,7 +17,7 @@ from raydvae.data.files import find_files
 from raydvae.data.readers import Entry, Skip, Source, image_schema, image_table
 from raydvae.data.store import Options, Store
 from raydvae.data.unpickle import load_arrays
-from raydvae.errors import DataError
+from raydvae.errors import DataError, shown
 
 ARCHIVES = (".tar.gz", ".tgz")
 MAX_FILE_BYTES = 512 * 2**20  # the largest original file has 155 MB
@@ -133,8 +133,10 @@ def _of_archive(source: str, wanted: Sequence[str], options: Options | None) -> 
                     content = tar.extractfile(member)
                     assert content is not None
                     found[name] = content.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{source} is not a readable .tar.gz file: {error}. Download it again.") from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{shown(source)} is not a readable .tar.gz file: {shown(str(error))}. Download it again."
+        ) from None
     _check(wanted, found, source)
     return found.__getitem__
 
