@@ -114,8 +114,7 @@ def _others(files: Iterable[str]) -> str:
     known = list(files)
     if not known:
         return ""
-    few = ", ".join(shown(name) for name in known[:MAX_NAMED])
-    return f" (but {few}{' and others' if len(known) > MAX_NAMED else ''})"
+    return f" (but {few(known)})"
 
 
 def _is_glob(base: str) -> bool:
@@ -139,25 +138,31 @@ def by_split(names: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for split, words in SPLITS.items():
         for word in words:
-            of_word = [name for name in known if any(re.match(rf"{word}([-_.]|$)", part) for part in name.split("/"))]
+            of_word = [name for name in known if any(re.match(rf"{word}([-_.]|$)", part, re.IGNORECASE) for part in name.split("/"))]
             if of_word:
                 found[split] = of_word
                 break
     return found if len(found) == len(SPLITS) else {}
 
 
+def few(names: Iterable[object], most: int = MAX_NAMED) -> str:
+    """Return the first of many names, `shown`, for a message."""
+    known = list(names)
+    return ", ".join(shown(str(name)) for name in known[:most]) + (", …" if len(known) > most else "")
+
+
 def neither(names: Iterable[str], parts: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the files that are in none of the ``parts``, each as a reason of its own why it becomes no rows."""
+    """Return how many files are in none of the ``parts``, by the reason why they become no rows."""
     taken = {name for part in parts.values() for name in part}
-    return {f"file of neither split ({shown(name)})": 1 for name in names if name not in taken}
+    left = [name for name in names if name not in taken]
+    return {f"file of neither split ({few(left)})": len(left)} if left else {}
 
 
 def left_out(split: str, taken: int, rows: int, left: Sequence[str]) -> str:
     """Return the sentence that says which files of a divided folder are taken for ``split``, and which are not."""
-    few = ", ".join(shown(name) for name in left[:MAX_NAMED]) + (" and others" if len(left) > MAX_NAMED else "")
     return (
-        f"taken: {_files(taken)} of {split}, {rows:,} rows; left out: {_files(len(left))} of another part ({few}). "
-        "To take others, give their folder, file or glob."
+        f"taken: {_files(taken)} of {split}, {rows:,} rows; "
+        f"left out: {_files(len(left))} of another part ({few(left)}). To take others, give their folder, file or glob."
     )
 
 

@@ -308,7 +308,7 @@ def test_an_import_says_what_it_took_and_what_not(tmp_path: Path, capsys: pytest
     assert [line.strip() for line in out.splitlines()] == [
         f"3 rows of 1 classes in 2 shards (train 2, test 1): {tmp_path / 'out'}",
         "classes are the folders in x/",
-        "train is the folder Train, test is the folder Test",
+        "train is the folder x/Train, test is the folder x/Test",
         "1 of 3 images cannot be read: 1 text. They are rows, and will be rejected with their reasons; convert them to "
         f"one of {', '.join(FORMATS)} to keep them",
         "skipped 1: file of neither split (val/)",

@@ -68,7 +68,7 @@ def test_names_count_before_contents(tmp_path: Path) -> None:
 def test_what_a_folder_holds_instead_is_named(tmp_path: Path) -> None:
     for name in ("a.tar.zst", "b\x1b[31m", "c", "d"):
         (tmp_path / name).write_bytes(b"none of it")
-    with pytest.raises(DataError, match=r"holds no .parquet files \(but a.tar.zst, b\\x1b\[31m, c and others\)"):
+    with pytest.raises(DataError, match=r"holds no .parquet files \(but a.tar.zst, b\\x1b\[31m, c, …\)"):
         open_dataset(str(tmp_path))
 
 

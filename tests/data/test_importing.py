@@ -131,6 +131,29 @@ def test_cifar_rewritten_by_python_3(tmp_path: Path, out: Store) -> None:
     assert rows(out).column("label").to_pylist() == batches["test_batch"]["labels"]
 
 
+def test_two_copies_of_cifar_are_not_mixed(tmp_path: Path, out: Store) -> None:
+    cifar(tmp_path / "in" / "cifar-10-batches-py")
+    cifar(tmp_path / "in" / "old")
+    with pytest.raises(
+        DataError, match=r"holds cifar-10-batches-py/batches.meta and old/batches.meta; give the folder"
+    ):
+        import_dataset(str(tmp_path / "in"), out, "cifar10")
+    assert import_dataset(str(tmp_path / "in" / "old"), out, "cifar10").rows == 42
+
+
+@pytest.mark.parametrize(("protocol", "fortran"), [(0, False), (2, True), (4, False)])
+def test_cifar_as_other_programs_rewrite_it(tmp_path: Path, out: Store, protocol: int, fortran: bool) -> None:
+    batches = cifar(tmp_path / "in", text_keys=True)
+    for name, batch in batches.items():
+        other = batch | {"labels": [np.int64(label) for label in batch["labels"]]}
+        if fortran:
+            other["data"] = np.asfortranarray(batch["data"])
+        (tmp_path / "in" / name).write_bytes(pickle.dumps(other, protocol))
+    import_dataset(str(tmp_path / "in"), out, "cifar10", split="train")
+    as_before = [{key.encode(): value for key, value in batch.items()} for batch in list(batches.values())[:5]]
+    check_cifar(rows(out), as_before, b"labels")
+
+
 class Command:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("exit 1",)

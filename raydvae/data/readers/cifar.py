@@ -115,7 +115,10 @@ def open_cifar(source: str, kind: Literal["cifar10", "cifar100"], options: Optio
 
 def _of_folder(source: str, wanted: Sequence[str], options: Options | None) -> Callable[[str], bytes]:
     store = Store(source, options)
-    places = {posixpath.basename(name): name for name in store.list() if name.count("/") < 2}
+    places: dict[str, str] = {}
+    for name in store.list():
+        if name.count("/") < 2 and posixpath.basename(name) in wanted:
+            _once(places, posixpath.basename(name), name, source)
     _check(wanted, places, source)
     return lambda file: store.read(places[file])
 
@@ -123,6 +126,7 @@ def _of_folder(source: str, wanted: Sequence[str], options: Options | None) -> C
 def _of_archive(source: str, wanted: Sequence[str], options: Options | None) -> Callable[[str], bytes]:
     store, names = find_files(source, options, ARCHIVES)
     found: dict[str, bytes] = {}
+    places: dict[str, str] = {}
     try:
         with store.open(next(iter(names))) as file, tarfile.open(fileobj=file, mode="r|gz") as tar:
             for member in tar:
@@ -130,6 +134,7 @@ def _of_archive(source: str, wanted: Sequence[str], options: Options | None) -> 
                 if name in wanted and member.isfile():
                     if member.size > MAX_FILE_BYTES:
                         raise DataError(f"{source}: {name} has {member.size} bytes; no file of CIFAR is so large.")
+                    _once(places, name, member.name, source)
                     content = tar.extractfile(member)
                     assert content is not None
                     found[name] = content.read()
@@ -139,6 +144,12 @@ def _of_archive(source: str, wanted: Sequence[str], options: Options | None) -> 
         ) from None
     _check(wanted, found, source)
     return found.__getitem__
+
+
+def _once(places: dict[str, str], name: str, place: str, source: str) -> None:
+    """Note where a file lies; `DataError` where there is another of its name, since one of them would be lost."""
+    if places.setdefault(name, place) != place:
+        raise DataError(f"{shown(source)} holds {shown(places[name])} and {shown(place)}; give the folder of one.")
 
 
 def _check(wanted: Sequence[str], found: Mapping[str, object], source: str) -> None:

@@ -6,14 +6,13 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from raydvae.data.files import lost_link, stored
+from raydvae.data.files import few, lost_link, stored
 from raydvae.data.readers import MAX_BYTES, MAX_CLASSES, Entry, Skip, Source, image_schema, image_table
-from raydvae.data.readers.kinds import counted, ending, pictures
+from raydvae.data.readers.kinds import ending, pictures
 from raydvae.data.readers.labels import TABLES, Labels, number, read_labels
 from raydvae.data.store import Options, Store
 from raydvae.errors import DataError, shown
@@ -78,60 +77,58 @@ def open_imagefolder(source: str, options: Options | None) -> Source:
     if labels is not None:
         names, numbers = _numbered(labels)
         folders = _layout(paths, flat=True)
-        found = {p: numbers.get(labels.of.get("/".join(p), ""), "image that the table gives no label") for p in paths}
-        notes = [f"labels are taken from {counted(map(shown, labels.tables))}"]
+        for path in paths:
+            text = labels.of.get("/".join(path))
+            items["/".join(path)] = "image that the table gives no label" if text is None else numbers[text]
+        notes = [f"labels are taken from {few(labels.tables)}"]
         for table in labels.tables:
             del items[table]
     elif folders.classes:
         names = tuple(map(stored, folders.classes))
-        places: dict[str, int | str] = {name: place for place, name in enumerate(folders.classes)}
-        found = {p: places[p[folders.at]] if len(p) > folders.at + 1 else OUTSIDE for p in paths if folders.takes(p)}
-        notes = _doubts(folders, [p for p, item in found.items() if item != OUTSIDE])
+        places = {name: place for place, name in enumerate(folders.classes)}
+        for path in paths:
+            inside = path[len(folders.top(path) or ()) :]
+            items["/".join(path)] = places[inside[0]] if len(inside) > 1 and inside[0] in places else OUTSIDE
+        notes = _doubts(folders, paths)
     else:
         state = _found(store, sizes)
         raise DataError(f"{shown(store.uri)} has no class folders: {state}. Expected SOURCE/CLASS/image files.")
-    items |= {"/".join(p): found[p] if folders.takes(p) else folders.why_not(p) for p in paths}
-    reader = partial(ImageFolder, store, sizes, names=names)
+    items |= {"/".join(path): folders.why_not(path) for path in paths if folders.top(path) is None}
     stray = Counter(labels.unused if labels else ())
-    if not folders.splits:
-        return Source({"": reader({name: items[name] for name in sizes if name in items})}, stray, tuple(notes))
-    of: dict[str, dict[str, int | str]] = {split: {} for split in folders.splits}
-    tops = {(*folders.wrap, folder): split for split, folder in folders.splits.items()}
+    of: dict[str, dict[str, int | str]] = {split: {} for split in folders.tops}
+    split_of = {top: split for split, top in folders.tops.items()}
     for name in filter(items.__contains__, sizes):
-        split = tops.get(tuple(name.split("/")[: len(folders.wrap) + 1]))
-        if split:
-            of[split][name] = items[name]
+        top = folders.top(tuple(name.split("/")))
+        if top is not None:
+            of[split_of[top]][name] = items[name]
         else:
             stray[str(items[name])] += 1
-    if any(folder != split for split, folder in folders.splits.items()):
-        notes.append(", ".join(f"{split} is the folder {shown(folder)}" for split, folder in folders.splits.items()))
-    return Source({split: reader(chosen) for split, chosen in of.items()}, stray, tuple(notes))
+    if any(top and split and top[-1] != split for split, top in folders.tops.items()):
+        notes.append(", ".join(f"{split} is the folder {shown('/'.join(top))}" for split, top in folders.tops.items()))
+    return Source(
+        {split: ImageFolder(store, sizes, chosen, names) for split, chosen in of.items()}, stray, tuple(notes)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How images lie: in folders that ``wrap`` all others, in those of ``splits``, if any, and in the classes'."""
+    """How images lie: in the folder of each split, or of "", which hold those of the ``classes``.
+
+    ``wrap`` is the folder that holds all of this; only "" may have loose files beside it.
+    """
 
     wrap: Path
-    splits: Mapping[str, str]
-    classes: tuple[str, ...]
+    tops: Mapping[str, Path]
+    classes: tuple[str, ...] = ()
 
-    @property
-    def at(self) -> int:
-        """Which part of a path is the class."""
-        return len(self.wrap) + bool(self.splits)
-
-    def takes(self, path: Path) -> bool:
-        """Whether an image lies in a folder that is looked at."""
-        depth = len(self.wrap)
-        return path[:depth] == self.wrap and (
-            not self.splits or (len(path) > depth + 1 and path[depth] in self.splits.values())
-        )
+    def top(self, path: Path) -> Path | None:
+        """Return the folder of the split that a file is in, if it is in any."""
+        return next((top for top in self.tops.values() if path[: len(top)] == top and len(path) > len(top)), None)
 
     def why_not(self, path: Path) -> str:
-        """Return why an image is not taken."""
+        """Return why an image that is in the folder of no split is not taken."""
         depth = len(self.wrap)
-        if path[:depth] != self.wrap or not self.splits:
+        if "" in self.tops or path[:depth] != self.wrap:
             return OUTSIDE
         return f"file of neither split ({shown(path[depth])}/)" if len(path) > depth + 1 else "file of neither split"
 
@@ -141,16 +138,29 @@ def _layout(images: Sequence[Path], flat: bool = False) -> _Layout:
 
     ``flat`` folders of splits may hold images themselves, as those do whose labels are in a table.
     """
-    depth, inside = 0, [path for path in images if len(path) > 1]
-    while inside and not (splits := _splits(inside, depth, flat)):
-        if len({path[depth] for path in inside}) > 1 or min(map(len, inside)) == depth + 2:
-            break
-        depth, inside = depth + 1, inside
+    wrap: Path = ()
+    inside = [path for path in images if len(path) > 1]
+    while inside and not (splits := _splits(inside, len(wrap), flat)) and (inner := _only(inside, len(wrap))):
+        wrap = inner
     if not inside:
-        return _Layout((), {}, ())
-    layout = _Layout(inside[0][:depth], splits, ())
-    classes = {path[layout.at] for path in inside if layout.takes(path) and len(path) > layout.at + 1}
-    return replace(layout, classes=tuple(sorted(classes)))
+        return _Layout((), {"": ()})
+    tops: dict[str, Path] = {split: (*wrap, folder) for split, folder in splits.items()} or {"": wrap}
+    classes: set[str] = set()
+    for split in splits or {"": ""}:
+        while below := [path for path in inside if path[: len(tops[split])] == tops[split]]:
+            inner = _only(below, len(tops[split])) if split else None  # training_set/training_set/CLASS
+            if inner is None:
+                break
+            tops[split] = inner
+        classes |= {path[len(tops[split])] for path in below if len(path) > len(tops[split]) + 1}
+    return _Layout(wrap, tops, tuple(sorted(classes)))
+
+
+def _only(images: Sequence[Path], depth: int) -> Path | None:
+    """Return the one folder that holds all images, if it holds folders of them and no image itself."""
+    if len({path[depth] for path in images if len(path) > depth + 1}) == 1 and min(map(len, images)) > depth + 2:
+        return images[0][: depth + 1]
+    return None
 
 
 def _splits(images: Sequence[Path], depth: int, flat: bool) -> dict[str, str]:
@@ -207,19 +217,22 @@ def _numbered(labels: Labels) -> tuple[tuple[str, ...] | None, dict[str, int | s
 def _doubts(folders: _Layout, images: Sequence[Path]) -> list[str]:
     """Return sentences about what else the folders may mean."""
     notes = [f"classes are the folders in {shown('/'.join(folders.wrap))}/"] if folders.wrap else []
-    shallow = {path[folders.at] for path in images if len(path) == folders.at + 2}
+    inside = [path[len(top) :] for path in images if (top := folders.top(path)) is not None]
+    shallow = {path[0] for path in inside if len(path) == 2}
     deep = [name for name in folders.classes if name not in shallow]
-    below = {path[folders.at + 1] for path in images if len(path) > folders.at + 2}
+    below = {path[1] for path in inside if len(path) > 2}
     number = "class" if len(folders.classes) == 1 else "classes"
-    listed = f"rows are of the {number} {counted(map(shown, folders.classes), 5)}"
+    listed = f"rows are of the {number} {few(folders.classes, 5)}"
     if deep:
         notes.append(
-            f"{counted(map(shown, deep))} hold only folders, no images: {listed}; if the folders below are the "
+            f"{few(deep)} hold only folders, no images: {listed}; if the folders below are the "
             "classes, give the one folder that holds them"
         )
     elif len(folders.classes) == 1 and len(below) > 1:
-        few = counted(map(shown, sorted(below)))
-        notes.append(f"all {listed}; if the folders in it ({few}) are the classes, take out the images beside them")
+        notes.append(
+            f"all {listed}; if the folders in it ({few(sorted(below))}) are the classes, take out the images beside "
+            "them"
+        )
     elif all(map(_bland, folders.classes)):
         notes.append(
             f"{listed}, as the folders are called; if those are none, put the images into one folder a class, or a "
@@ -249,4 +262,4 @@ def _is_sample(table: str) -> bool:
 def _found(store: Store, files: Mapping[str, int]) -> str:
     if not files:
         return "it is empty" if store.exists() else "it does not exist"
-    return f"it holds {len(files)} files, such as {counted(shown(posixpath.basename(name)) for name in files)}"
+    return f"it holds {len(files)} files, such as {few(map(posixpath.basename, files))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from raydvae.data.store import Store
 
@@ -74,9 +74,3 @@ def pictures(store: Store, files: Mapping[str, int]) -> set[str]:
     heads = store.read_spans([(name, 0, min(files[name], HEAD)) for name in unclear])
     known = {kind for _, _, kind in SIGNS}
     return told | {name for name, head in zip(unclear, heads, strict=True) if kind_of(head) in known}
-
-
-def counted(names: Iterable[str], most: int = 3) -> str:
-    """Return the first names of many, for a message."""
-    known = list(names)
-    return ", ".join(known[:most]) + (", …" if len(known) > most else "")

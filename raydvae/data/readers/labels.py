@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raydvae.data.files import few
 from raydvae.data.readers import MAX_CLASSES
-from raydvae.data.readers.kinds import counted, ending
+from raydvae.data.readers.kinds import ending
 from raydvae.data.store import Store
 from raydvae.errors import DataError, shown
 
@@ -49,14 +50,14 @@ def read_labels(store: Store, tables: Sequence[str], images: Sequence[str]) -> L
         file = next((columns[name] for name in FILES if name in columns), None)
         label = next((columns[name] for name in LABELS if name in columns and columns[name] != file), None)
         if file is None or label is None:
-            has = counted(map(shown, rows[0] if rows else []), 8) or "no rows"
+            has = few(rows[0] if rows else (), 8) or "no rows"
             found.problems.append(f"{where} has no columns file_name and label (it has {has})")
             continue
         places = _places(posixpath.dirname(table), images)
         named = 0
         for row in rows:
-            image = places.get(_path(row[file]))
-            text = _text(row[label])
+            image = places.get(_path(row.get(file)))
+            text = _text(row.get(label))
             if image is None or text is None:
                 lacks = "image" if image is None else "label"
                 reason = f"row of {shown(table)} without {'an' if lacks == 'image' else 'a'} {lacks}"

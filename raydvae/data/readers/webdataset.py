@@ -20,9 +20,8 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from raydvae.data.files import by_split, find_files, neither, stored
+from raydvae.data.files import by_split, few, find_files, neither, stored
 from raydvae.data.readers import MAX_BYTES, MAX_CLASSES, Entry, Skip, Source, image_schema, image_table
-from raydvae.data.readers.kinds import counted
 from raydvae.data.store import Options, Store
 from raydvae.errors import DataError, shown
 
@@ -220,9 +219,9 @@ def _check_dots(key: str, members: Mapping[str, tarfile.TarInfo], where: str) ->
     pairs = [middle for middle, found in kinds.items() if len(found) == 2]
     others = [middle for middle in pairs if "" not in pairs or any(map(str.isdigit, middle))]  # not seg.png, seg.json
     if len(pairs) > 1 and others:
-        few = counted((shown(member.name) for member in members.values()), 4)
+        first = few((member.name for member in members.values()), 4)
         raise DataError(
-            f"{where} has {len(pairs)} samples under one key, {shown(key)!r}: {few}. A key ends at the first dot of "
+            f"{where} has {len(pairs)} samples under one key, {shown(key)!r}: {first}. A key ends at the first dot of "
             "the name, in the webdataset library as here. Rename the members so that only the extension follows a dot."
         )
 
@@ -231,7 +230,7 @@ def _sample(
     tar: tarfile.TarFile, key: str, members: Mapping[str, tarfile.TarInfo], images: Sequence[tarfile.TarInfo]
 ) -> Sample | Skip:
     if len(images) != 1:
-        has = counted(sorted(shown(name) for name in members if not images or IMAGES.fullmatch(name)), 5)
+        has = few(sorted(name for name in members if not images or IMAGES.fullmatch(name)), 5)
         return Skip(f"sample with several images ({has})" if images else f"sample without an image (it has {has})")
     if images[0].size > MAX_BYTES:
         return Skip(f"image of more than {MAX_BYTES} bytes")
@@ -249,7 +248,7 @@ def _sample(
     except (ValueError, RecursionError):
         return Skip(f".{label} that cannot be read")
     if not isinstance(about, dict) or "label" not in about:
-        has = counted(map(shown, sorted(about)), 8) if isinstance(about, dict) else "no names"
+        has = few(sorted(about), 8) if isinstance(about, dict) else "no names"
         return Skip(f'.json without "label" (it has {has})')
     value = about["label"]
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):

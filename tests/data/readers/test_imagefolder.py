@@ -70,8 +70,16 @@ def test_splits_by_the_names_of_folders(tmp_path: Path, train: str, test: str, w
     assert found == {"train": [(0, "cat"), (1, "dog")], "test": [(2, "dog")]}
     assert summary.skipped == {"no image (.md)": 1}
     said = "; ".join(summary.notes)
-    assert (f"train is the folder {train}" in said) == ((train, test) != ("train", "test"))
+    assert (f"train is the folder {wrap}{train}, test" in said) == ((train, test) != ("train", "test"))
     assert (f"classes are the folders in {wrap}" in said) == bool(wrap)
+
+
+def test_splits_in_folders_of_the_same_name(tmp_path: Path) -> None:
+    names = ["training_set/cats/1.png", "training_set/dogs/2.png", "test_set/dogs/3.png"]
+    source = folder_of(tmp_path / "in", *(f"{name.split('/')[0]}/{name}" for name in names))
+    summary, found = imported(source)
+    assert found == {"train": [(0, "cats"), (1, "dogs")], "test": [(2, "dogs")]}
+    assert summary.notes == ("train is the folder training_set/training_set, test is the folder test_set/test_set",)
 
 
 def test_all_of_train_val_and_test(tmp_path: Path) -> None:
@@ -244,6 +252,21 @@ def test_tables_of_splits_and_labels_that_are_numbers(tmp_path: Path) -> None:
         "row of train/metadata.csv without an image": 1,
         "row of test/metadata.csv without a label": 1,
         "image that the table gives no label": 1,
+    }
+
+
+def test_lines_of_a_table_that_lack_a_column(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", "images/1.png", "images/2.png", "images/3.png")
+    put(source, "m.jsonl", '{"file_name": "1.png", "label": true}\n{"label": 2}\n{"file_name": "3.png"}\n')
+    put(source, "images/x.csv", "file_name,label\n2.png\n\x00\n")
+    summary, found = imported(source)
+    assert found == {"train": [(0, "1")]}
+    assert summary.skipped == {
+        "row of images/x.csv without a label": 1,
+        "row of images/x.csv without an image": 1,
+        "row of m.jsonl without an image": 1,
+        "row of m.jsonl without a label": 1,
+        "image that the table gives no label": 2,
     }
 
 
