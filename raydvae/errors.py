@@ -45,3 +45,23 @@ class Interrupted(BaseException):
     """Stopped by the user; running the same command again goes on."""
 
     exit_code = 130
+
+
+def shown(text: str) -> str:
+    r"""Return ``text`` from outside as one line that is safe to print: control characters, line breaks, signs that turn
+    the direction of writing and bytes that are not UTF-8 as escapes (``\n``, ``\x1b``, ``\u202e``, ``\xe9``).
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else _escape(sign) for sign in text)
+
+
+def safe_lines(text: str) -> str:
+    """Return ``text`` as `shown` does, but with its line breaks and tabs: the last guard before a terminal."""
+    return "".join(sign if sign in "\n\t" or sign.isprintable() else _escape(sign) for sign in text)
+
+
+def _escape(sign: str) -> str:
+    if "\udc80" <= sign <= "\udcff":  # how Python keeps a byte of a file's name that is not UTF-8
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode()

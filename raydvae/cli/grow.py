@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.cli.purify import Purify
 from raydvae.config import sized
 from raydvae.detection.configs import GrowConfig
@@ -62,13 +62,13 @@ class Grow:
         ).settings()
         config = GrowConfig(purify=base, steps=self.steps)
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.store import Store
         from raydvae.detection.growing import check_pair, grow
 
         options = self.where.options()
-        poisoned = open_dataset(self.poisoned, base.data, options, split="train")
-        clean = open_dataset(self.clean, base.data, options, split="train")
+        poisoned = opened(self.poisoned, base.data, options, "train")
+        clean = opened(self.clean, base.data, options, "train")
         check_pair(poisoned, clean)
         classes = find_classes(clean, self.classes or (None if clean.schema.class_names else base.num_classes))
         size = self.image_size or (probe_size(clean) if base.data.size_policy == "reject" else base.image_size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish, say
+from raydvae.cli.common import Progress, Where, finish, opened, say
 from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized, with_targets
 from raydvae.errors import ConfigError
 
@@ -92,7 +92,7 @@ class Purify:
             raise ConfigError(f"--only-flagged and {other} train on other rows each; give one of them.")
         config = self.borrowed(options) if self.models else self.settings()
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.flags import read_flags
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
@@ -100,7 +100,7 @@ class Purify:
         from raydvae.purify.preflight import preflight
         from raydvae.reports.collect import write_report
 
-        data = open_dataset(self.source, config.data, options, split="train")
+        data = opened(self.source, config.data, options, "train")
         if self.models:
             models = Run(Store(self.models, options))
             classes = adoptable(models, data)
@@ -119,13 +119,13 @@ class Purify:
             say(plan.text())
             plan.check()
             if self.dry_run:
-                finish(plan.to_dict(), self.json, "Nothing was done: --dry-run.")
+                finish(plan.to_dict() | {"left_out": data.left_out}, self.json, "Nothing was done: --dry-run.")
                 return
             if self.tune:
                 config = tuned(data, classes, out, config, engine)
             summary = purify(data, classes, out, config, engine, Progress(), models, self.until, flags)
         report = write_report(out, source=data)
-        finish(result(summary, report), self.json, described(summary, self.out, report))
+        finish(result(summary, report) | {"left_out": data.left_out}, self.json, described(summary, self.out, report))
 
     def borrowed(self, options: dict[str, Any]) -> PurifyConfig:
         """Return the settings of the run whose models are taken; `ConfigError` for flags that would change them."""

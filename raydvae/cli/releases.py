@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.cli.common import Progress, finish, opened, storage_options
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class ImportPoison:
         """Import."""
         from raydvae.attacks.releases import import_poison
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.store import Store
         from raydvae.engine import InProcess
 
         options = storage_options(self.storage_option)
-        data = open_dataset(self.clean, None, options, split="train")
+        data = opened(self.clean, None, options, "train")
         found = import_poison(
             self.file,
             data,
@@ -76,6 +76,6 @@ class ExportPoison:
 
         options = storage_options(self.storage_option)
         after = open_dataset(self.poisoned, None, options)
-        before = open_dataset(self.clean, None, options, split="train")
+        before = opened(self.clean, None, options, "train")
         rows, size = export_poison(after, before, self.out, self.format, options)
         finish({"rows": rows, "bytes": size, "out": self.out}, self.json, f"Noise of {rows} rows: {self.out}")

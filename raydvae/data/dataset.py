@@ -32,6 +32,7 @@ class Dataset:
     schema: ImageSchema
     data: DataConfig
     whole: bool  # all files of the folder at any depth, not a glob's or a single one
+    left_out: tuple[str, ...] = ()  # files of the folder that are of another split than was asked for
 
     @property
     def rows(self) -> int:
@@ -80,8 +81,10 @@ def open_dataset(
     if split is not None and split not in SPLITS:
         raise ConfigError(f"There is no split {split!r}; choose one of {', '.join(SPLITS)}.")
     store, names = find_files(uri, options, PARQUET)
+    there = list(names)
     if split is not None:
         names = {name: names[name] for name in by_split(names).get(split, names)}
+    left_out = tuple(name for name in there if name not in names)
     files: list[SourceFile] = []
     rewritten: list[str] = []
     schema: ImageSchema | None = None
@@ -106,7 +109,7 @@ def open_dataset(
     assert schema is not None
     tell_rewritten(rewritten, store.uri)
     whole = store.address == absolute(uri)
-    return Dataset(store, settle(files, store.uri), schema, data, whole)
+    return Dataset(store, settle(files, store.uri), schema, data, whole, left_out)
 
 
 def _claim(store: Store, name: str, size: int, meta: pq.FileMetaData, arrow: pa.Schema) -> tuple[Segment, ...] | None:

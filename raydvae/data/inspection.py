@@ -9,6 +9,7 @@ from raydvae.config import DataConfig
 from raydvae.data.classes import find_classes
 from raydvae.data.codecs import BadImage
 from raydvae.data.dataset import open_dataset
+from raydvae.data.files import by_split
 from raydvae.data.manifest import HOME, Run
 from raydvae.data.store import Options, Store
 from raydvae.errors import RaydvaeError
@@ -34,11 +35,15 @@ def inspect_dataset(uri: str, options: Options | None = None) -> dict[str, Any]:
             unreadable[str(error)] += 1
     if counts[-1]:
         unreadable[f"label outside of the {classes.count} classes (all shards)"] = counts.pop(-1)
+    parts = by_split(file.name for file in data.files)
+    rows = {file.name: file.rows for file in data.files}
     names = classes.names or tuple(str(number) for number in range(classes.count))
     return {
         "dataset": data.store.uri,
         "rows": data.rows,
         "shards": len(data.files),
+        "files": list(rows),
+        "parts": {split: {"files": files, "rows": sum(map(rows.__getitem__, files))} for split, files in parts.items()},
         "bytes": sum(file.size for file in data.files),
         "columns": [f"{field.name}: {field.type}" for field in data.schema.arrow],
         "image_column": data.schema.image,

@@ -238,10 +238,15 @@ def check_apart(out: Store, source: Dataset) -> None:
 def _inside(out: Store, source: Store) -> bool:
     """Whether what is written to ``out`` would be among the files of the folder ``source``."""
     here, there = (os.path.realpath(store.path()) if store.is_local else store.address for store in (out, source))
-    if here == there:
+    if _below(here, there):
         return True
+    linked = source.linked() if source.is_local and out.is_local else {}
+    return any(_below(here, folder) for name, folder in linked.items() if not hidden(name))
+
+
+def _below(here: str, there: str) -> bool:
     rest = here.removeprefix(f"{there.rstrip('/')}/")
-    return rest != here and not hidden(rest)
+    return here == there or (rest != here and not hidden(rest))
 
 
 def _same(known: dict[str, Any], asked: dict[str, Any], uri: str, may_grow: bool) -> bool:

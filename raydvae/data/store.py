@@ -22,9 +22,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from raydvae.data.failures import explain, hide
+from raydvae.data.local import linked_folders, local_files
 from raydvae.data.random_access import Reader
 from raydvae.data.retry import CutShort, answer, causes, passes, retry
-from raydvae.errors import ConfigError, RaydvaeError, StorageError
+from raydvae.errors import ConfigError, RaydvaeError, StorageError, shown
 
 T = TypeVar("T")
 Options = Mapping[str, Any]
@@ -136,7 +137,15 @@ class Store:
             return {}
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Return the files below folder ``prefix`` and their sizes, by name; empty if there is no folder."""
+        """Return the files below folder ``prefix`` and their sizes, by name; empty if there is no folder.
+
+        On a local disk links to files and folders are followed, and each real folder is listed once, see `local_files`.
+        """
+        if self.is_local:
+            there = self.path(prefix)
+            found = self._do("list", prefix, lambda: local_files(there))
+            at = posixpath.normpath(prefix) if prefix else ""
+            return {posixpath.join(at, name) if name else at: size for name, size in found.items()}
 
         def find() -> dict[str, dict[str, Any]]:
             self.fs.invalidate_cache()
@@ -144,9 +153,13 @@ class Store:
             return found
 
         cut = len(self.root) + 1
-        found = self._do("list", prefix, find)
+        infos = self._do("list", prefix, find)
         # S3 consoles mark an empty folder by an object whose name ends in a slash.
-        return {p[cut:]: int(info.get("size") or 0) for p, info in sorted(found.items()) if not p.endswith("/")}
+        return {p[cut:]: int(info.get("size") or 0) for p, info in sorted(infos.items()) if not p.endswith("/")}
+
+    def linked(self) -> dict[str, str]:
+        """Return the real paths of the folders that links in this local folder lead to, by the links' names."""
+        return self._do("list", "", lambda: linked_folders(self.path()))
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
@@ -270,7 +283,7 @@ class Store:
             return retry(f"{verb} {self._where(name)}", call)
 
     def _where(self, name: str) -> str:
-        return hide(f"{self.uri}/{name}" if name else self.uri)
+        return shown(hide(f"{self.uri}/{name}" if name else self.uri))
 
     @contextlib.contextmanager
     def _errors(self, verb: str, name: Callable[[], str]) -> Iterator[None]:
@@ -297,6 +310,8 @@ def connect(uri: str, options: Options) -> tuple[Any, str]:
             from raydvae.data.s3 import S3  # imports clients that a local run never needs
 
             return S3(**options), str(S3._strip_protocol(uri))
+        if "://" not in uri or uri.startswith("file://"):  # not url_to_fs: it takes a::b for a file in an archive
+            return LocalFileSystem(**options), str(LocalFileSystem._strip_protocol(uri))
         fs, path = fsspec.core.url_to_fs(uri, **options)
         return fs, str(path)
     except (ValueError, ImportError) as error:

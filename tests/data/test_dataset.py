@@ -75,6 +75,7 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
         (["train-0", "val-0"], "test", ["val-0"]),
         (["train-0", "validation-0", "test-0"], "test", ["test-0"]),
         (["data/train/0", "data/valid/0"], "test", ["data/valid/0"]),
+        (["Train/0", "TEST/0"], "train", ["Train/0"]),
         (["train-0", "test-0"], None, ["test-0", "train-0"]),
         (["train-0", "train-1"], "test", ["train-0", "train-1"]),
         (["part-0", "part-1"], "train", ["part-0", "part-1"]),

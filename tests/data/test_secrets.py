@@ -50,7 +50,13 @@ def stranger(folder: Path, uri: str, kind: str = "purify") -> Path:
     write(folder, TABLE)
     home = folder / "_raydvae"
     home.mkdir()
-    known = {"format": 1, "kind": kind, "config": to_dict(digits()), "source": {"uri": uri, "files": [], "rows": 6}}
+    known = {
+        "format": 1,
+        "versions": {},
+        "kind": kind,
+        "config": to_dict(digits()),
+        "source": {"uri": uri, "files": [], "rows": 6},
+    }
     (home / "run.json").write_text(json.dumps(known | {"classes": {"count": 3, "names": None}}))
     return folder
 

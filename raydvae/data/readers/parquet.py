@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydvae.data.classes import Classes, find_classes
 from raydvae.data.dataset import Dataset, open_dataset
-from raydvae.data.files import by_split
+from raydvae.data.files import by_split, neither
 from raydvae.data.readers import Entry, Skip, Source
 from raydvae.data.store import Options
 from raydvae.data.units import Unit
@@ -64,6 +64,6 @@ def open_parquet(source: str, options: Options | None) -> Source:
     classes = find_classes(dataset)
     files = {file.name: file for file in dataset.files}
     parts = by_split(files) or {"": list(files)}
-    stray = len(files) - sum(map(len, parts.values()))
+    stray = neither(files, parts)
     of = {split: replace(dataset, files=tuple(files[name] for name in names)) for split, names in parts.items()}
     return Source({split: Parquet(part, classes) for split, part in of.items()}, stray)
