@@ -61,7 +61,7 @@ def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label
     chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
     spans = [(name, at, min(size, at + PROBE_BYTES)) for at in range(0, size, max(PROBE_BYTES, -(-size // PROBES)))]
     for chunk in chunks:
-        if chunk.path_in_schema == label:
+        if chunk.path_in_schema == label or chunk.path_in_schema.startswith(f"{label}.list."):  # a list of one label
             start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
             spans.append((name, start, start + chunk.total_compressed_size))
     digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())

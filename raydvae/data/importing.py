@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.config import DataConfig
-from raydvae.data.codecs import size_of
 from raydvae.data.files import PARQUET, SPLITS
 from raydvae.data.manifest import parquet_options
 from raydvae.data.readers import Entry, Reader, Skip, Source
+from raydvae.data.readers.parquet import Parquet
 from raydvae.data.schema import ImageSchema, detect
 from raydvae.data.store import Options, Store
 from raydvae.errors import ConfigError, DataError, StorageError
@@ -85,7 +85,8 @@ def import_dataset(
             classes = max(classes, len(names))
             schema = reader.schema(names)
             total = counts[part].rows
-            shards = _Shards(reader, schema, detect(schema, DataConfig(), source), sizes)
+            columns = reader.columns if isinstance(reader, Parquet) else detect(schema, DataConfig(), source)
+            shards = _Shards(reader, schema, columns, sizes)
             number = -(-total // rows_per_shard)
             entries = selections[part].entries()
             for index in range(number):
@@ -218,13 +219,8 @@ class _Shards:
         return buffer.getvalue()
 
     def _measure(self, table: pa.Table) -> None:
-        if self.columns.shape is not None:
-            shape = [side for side in self.columns.shape if side != 3] or list(self.columns.shape)
-            self.sizes[f"{shape[-1]}x{shape[0]}"] += table.num_rows
-            return
-        for value in table.column(self.columns.image).to_pylist():
-            data = value.get("bytes") if isinstance(value, dict) else value
-            size = size_of(data or b"")
+        for value in self.columns.values(table.column(self.columns.image)):
+            size = self.columns.size(value)
             name = f"{size[0]}x{size[1]}" if size else "unreadable"
             self.sizes[name if name in self.sizes or len(self.sizes) < MAX_SIZES else "others"] += 1
 

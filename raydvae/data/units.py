@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from raydvae.data.footers import Segment, SourceFile
+from raydvae.data.partitions import without_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Unit:
 
 def cut_file(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
     """Cut a file at row groups into units of at most ``unit_rows`` rows."""
-    stem = file.name.rsplit(".", 1)[0]
+    stem = without_keys(file.name.rsplit(".", 1)[0])
     match = re.fullmatch(r"(.*)-r(\d{10})", stem)
     base, offset = (match[1], int(match[2])) if match else (stem, 0)
     start = group = skip = 0
