@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from raydvae.config import DataConfig
 from raydvae.data import linked, partitions
 from raydvae.data.codecs import BadImage
+from raydvae.data.columns import NO_FILE
 from raydvae.data.files import PARQUET, SPLITS, by_split, find_files
 from raydvae.data.footers import SourceFile
 from raydvae.data.merging import conform
@@ -51,7 +52,7 @@ class Dataset:
             for group in range(unit.first_group, file.num_row_groups):
                 if missing <= 0:
                     break
-                table = file.read_row_group(group, columns=self._stored(file, columns))
+                table = self._group(file, group, columns)
                 part = table.slice(skip, missing)
                 skip = 0
                 missing -= part.num_rows
@@ -66,16 +67,16 @@ class Dataset:
         for file in self.files:
             with self.store.open(file.name) as source:
                 # Not read_table, which imports pandas: seconds, here and in every worker process.
-                opened = pq.ParquetFile(source, pre_buffer=True)
-                table = opened.read(self._stored(opened, label))
+                table = self._group(pq.ParquetFile(source, pre_buffer=True), None, label)
                 yield self._in_memory(table, file.name, label).column(0)
 
-    def _stored(self, file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str] | None:
-        """Return those of ``columns`` that lie in the file and not in its folders' names."""
-        if columns is None:
-            return None
-        there = file.schema_arrow.names
-        return [name for name in columns if name in there]
+    def _group(self, file: pq.ParquetFile, group: int | None, columns: Sequence[str] | None) -> pa.Table:
+        """Return a row group, or all of a file: those of ``columns`` that lie in it and not in its folders' names."""
+        stored = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        if stored == []:  # a table without columns would forget its rows
+            meta = file.metadata if group is None else file.metadata.row_group(group)
+            return pa.table({"": pa.nulls(meta.num_rows)})
+        return file.read(stored) if group is None else file.read_row_group(group, columns=stored)
 
     def _in_memory(self, table: pa.Table, source: str, columns: Sequence[str] | None) -> pa.Table:
         """Return a table read of the file ``source`` in the one schema of all files, with the images that it names."""
@@ -131,9 +132,9 @@ def probe_size(dataset: Dataset) -> int:
             reasons[str(error)] += 1
     if not sizes:
         (reason, _), *_ = reasons.most_common(1)
+        hint = linked.HINT if reason == NO_FILE else "`raydvae inspect` shows what there is."
         raise DataError(
-            f"None of the first images of {dataset.store.uri}/{unit.source} can be decoded: {reason}. "
-            "`raydvae inspect` shows what there is."
+            f"None of the first images of {dataset.store.uri}/{unit.source} can be decoded: {reason}. {hint}"
         )
     (width, height), count = sizes.most_common(1)[0]
     if height != width or count * 2 < sum(sizes.values()):

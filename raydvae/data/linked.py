@@ -14,6 +14,11 @@ import pyarrow.types as pt
 from raydvae.data.formats import format_of
 from raydvae.data.store import Store
 
+HINT = (
+    "Images are read from files inside of the data set's folder only: put the parquet files into a folder above the "
+    "images, or write the images into them (`Dataset.to_parquet` of Hugging Face's datasets does)."
+)
+
 
 def as_structs(table: pa.Table, field: pa.Field) -> pa.Table:
     """Return ``table`` with the column ``field`` of paths as structs of bytes, all null, and the path."""

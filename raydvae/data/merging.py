@@ -79,7 +79,7 @@ def merge(first: pa.Schema, other: pa.Schema, owners: dict[str, str], file: str,
             raise DataError(
                 f"{uri}: column {mine.name!r} is {mine.type} in {owners[mine.name]} and {its.type} in {file}; a "
                 "column has one type in all files of a data set. Cast one of them to the other's, as by "
-                f"column.cast({_alias(mine.type)}) in pyarrow, and write its file again."
+                f"column.cast({_spelled(mine.type)}) in pyarrow, and write its file again."
             )
         if not kind.equals(mine.type):
             owners[mine.name] = file
@@ -121,14 +121,15 @@ def _missing(first: pa.Schema, other: pa.Schema, a: str, b: str) -> str:
                 return (
                     f"{b} has other columns than {a}: {one} has a column {name!r} ({kind}) and {two} has none. Drop it "
                     f"in the one, or add it to the other, as by table.append_column({name!r}, "
-                    f"pa.nulls(len(table), {_alias(kind)})) in pyarrow."
+                    f"pa.nulls(len(table), {_spelled(kind)})) in pyarrow."
                 )
     raise AssertionError("the names are the same")
 
 
-def _alias(kind: pa.DataType) -> str:
-    text = str(kind)
-    return f"pa.{text}()" if hasattr(pa, text) else f"the type {text}"
+def _spelled(kind: pa.DataType) -> str:
+    """Return a type as one writes it in Python, or where to find it."""
+    name = {"double": "float64", "float": "float32", "halffloat": "float16", "bool": "bool_"}.get(str(kind), str(kind))
+    return f"pa.{name}()" if hasattr(pa, name) else "the other file's type"
 
 
 def widest(one: pa.DataType, two: pa.DataType) -> pa.DataType | None:

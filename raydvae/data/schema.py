@@ -48,7 +48,10 @@ class ImageSchema:
 
     def written(self, table: pa.Table) -> pa.Table:
         """Return a table of some columns in memory as it is written to files."""
-        return conform(table, pa.schema([self.arrow.field(name) for name in table.schema.names], self.arrow.metadata))
+        names = table.schema.names
+        if names == self.arrow.names:  # several columns that nobody asks for may have one name
+            return conform(table, self.arrow)
+        return conform(table, pa.schema([self.arrow.field(name) for name in names]))
 
     def values(self, rows: pa.ChunkedArray | pa.Array) -> Iterator[Value]:
         """Iterate over rows of the image column, for `pixels`."""
