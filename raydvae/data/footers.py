@@ -43,7 +43,7 @@ def read_footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
         with store.open(name) as source, pq.ParquetFile(source) as file:
             return file.metadata, file.schema_arrow
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
 
 

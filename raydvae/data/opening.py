@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,10 +12,10 @@ import pyarrow.types as pt
 
 from raydvae.config import DataConfig
 from raydvae.data import partitions, recognizing
-from raydvae.data.columns import ImageColumn, Pixels
+from raydvae.data.columns import ImageColumn, Pixels, storage_of
 from raydvae.data.footers import SourceFile, fingerprint, origin, read_footer
 from raydvae.data.merging import merge, same_names, storable
-from raydvae.data.schema import ORIGIN, ImageSchema, class_names, detect
+from raydvae.data.schema import ORIGIN, ImageSchema, class_names, detect, with_feature
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 
@@ -32,6 +33,7 @@ def open_files(store: Store, names: Mapping[str, int], data: DataConfig) -> tupl
     files: list[SourceFile] = []
     for name in names:
         meta, arrow = read_footer(store, name)
+        _check_ray(arrow, f"{store.uri}/{name}")
         plain = _with_told(storable(arrow), name, told)
         if schema is None:
             schema, owners = plain, dict.fromkeys(plain.names, name)
@@ -54,6 +56,21 @@ def open_files(store: Store, names: Mapping[str, int], data: DataConfig) -> tupl
         waiting.clear()
     assert schema is not None  # `find_files` finds some, or raises
     return tuple(files), _settled(store, files, schema, data)
+
+
+def _check_ray(schema: pa.Schema, where: str) -> None:
+    """Refuse tensors whose metadata is a pickle: Ray will not read them in its workers, nor is it loaded here."""
+    for field in schema:
+        metadata = field.metadata or {}
+        if metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data."):
+            try:
+                json.loads(metadata.get(b"ARROW:extension:metadata", b""))
+            except ValueError:
+                raise DataError(
+                    f"Column {field.name!r} of {where} is a tensor as Ray 2.49 to 2.54 wrote it, which tells its shape "
+                    "by a pickle; pickles from outside are not loaded. Read it with the Ray that wrote it, and write "
+                    "it with a newer one."
+                ) from None
 
 
 def _with_told(schema: pa.Schema, name: str, told: list[pa.Field]) -> pa.Schema:
@@ -95,6 +112,9 @@ def _settled(store: Store, files: list[SourceFile], schema: pa.Schema, data: Dat
         field = field.with_metadata(dict(field.metadata or {}) | {recognizing.ORDER: column.order.encode()})
     if column.encoding == recognizing.PATHS:
         field = field.with_type(recognizing.IMAGE)
+    if not field.type.equals(schema.field(at).type):  # paths, and bytes of one length: see `recognizing.written_as`
+        feature = {"_type": "Image"} if pt.is_struct(field.type) else {"dtype": "binary", "_type": "Value"}
+        schema = with_feature(schema, found.image, feature)
     return replace(found, arrow=schema.set(at, field), column=column)
 
 
@@ -106,7 +126,7 @@ def _first_rows(store: Store, file: SourceFile, name: str) -> pa.Array | None:
     """Return some rows of a column that are not null; None where there is none."""
     with store.open(file.name) as source, pq.ParquetFile(source) as opened:
         for batch in opened.iter_batches(recognizing.SAMPLE, columns=[name]):
-            rows = batch.column(batch.schema.get_field_index(name)).drop_null()
+            rows = storage_of(batch.column(batch.schema.get_field_index(name))).drop_null()
             if len(rows):
                 return rows
     return None

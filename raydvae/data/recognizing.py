@@ -265,6 +265,8 @@ def _flat(field: pa.Field, rows: pa.Array | None, where: str) -> ImageColumn:
     side = round(size**0.5)
     if side and side * side == size:
         return Pixels(kind, "HW", (side, side), False)
+    if encoded and not fixed:
+        return Encoded(kind)
     raise DataError(
         f"{where} has images of {size} values in column {name!r}, neither a square RGB nor a square gray image; "
         "use Arrow's fixed_shape_tensor, which tells height and width."

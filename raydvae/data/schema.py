@@ -161,6 +161,16 @@ def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         return None
 
 
+def with_feature(schema: pa.Schema, column: str, feature: dict[str, Any]) -> pa.Schema:
+    """Return a schema whose Hugging Face metadata, if it has any, says ``feature`` of ``column``."""
+    try:
+        described = json.loads((schema.metadata or {})[b"huggingface"])
+        described["info"]["features"][column] = feature
+    except (KeyError, TypeError, ValueError):
+        return schema
+    return schema.with_metadata(dict(schema.metadata) | {b"huggingface": json.dumps(described).encode()})
+
+
 def huggingface_metadata(names: Sequence[str], **others: Sequence[str]) -> dict[bytes, bytes]:
     """Return schema metadata that makes Hugging Face `datasets` read columns ``image`` and ``label`` as such.
 

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from raydvae.config import DataConfig
 from raydvae.data.codecs import Array
@@ -18,11 +17,11 @@ from raydvae.data.rows import build_table
 from raydvae.data.schema import class_names, detect, huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.errors import DataError
-from tests.data.helpers import STRUCT, as_bytes, decode_unit, random_images, write
+from tests.data.helpers import STRUCT, as_bytes, decode_unit, random_images, smooth_images, write
 
 SIZE = 8
 IMAGES = random_images(5, SIZE)
-SMOOTH = np.stack([np.asarray(Image.fromarray(image[:2, :2]).resize((SIZE, SIZE), 2)) for image in IMAGES])
+SMOOTH = smooth_images(5, SIZE)
 GREY = np.repeat(IMAGES[..., :1], 3, axis=3)
 
 
