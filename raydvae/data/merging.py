@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.types as pt
 
-from raydvae.data.columns import is_list
+from raydvae.data.columns import is_list, storage_of
 from raydvae.errors import DataError
 
 Names = Callable[[pa.Schema, str], tuple[str, ...] | None]
@@ -39,6 +39,12 @@ def storable(schema: pa.Schema) -> pa.Schema:
 def in_memory(schema: pa.Schema) -> pa.Schema:
     """Return the schema that rows have in memory: views, which Arrow cannot take rows of, are plain there."""
     return pa.schema([field.with_type(_without_views(field.type)) for field in schema], schema.metadata)
+
+
+def plain(rows: pa.Array) -> pa.Array:
+    """Return ``rows`` without an extension type and without views."""
+    rows = storage_of(rows)
+    return _cast(rows, _without_views(rows.type))
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -12,9 +12,9 @@ import pyarrow.types as pt
 
 from raydvae.config import DataConfig
 from raydvae.data import partitions, recognizing
-from raydvae.data.columns import ImageColumn, Pixels, storage_of
+from raydvae.data.columns import ImageColumn, Pixels
 from raydvae.data.footers import SourceFile, fingerprint, origin, read_footer
-from raydvae.data.merging import merge, same_names, storable
+from raydvae.data.merging import merge, plain, same_names, storable
 from raydvae.data.schema import ORIGIN, ImageSchema, class_names, detect, with_feature
 from raydvae.data.store import Store
 from raydvae.errors import DataError
@@ -34,11 +34,11 @@ def open_files(store: Store, names: Mapping[str, int], data: DataConfig) -> tupl
     for name in names:
         meta, arrow = read_footer(store, name)
         _check_ray(arrow, f"{store.uri}/{name}")
-        plain = _with_told(storable(arrow), name, told)
+        its = _with_told(storable(arrow), name, told)
         if schema is None:
-            schema, owners = plain, dict.fromkeys(plain.names, name)
+            schema, owners = its, dict.fromkeys(its.names, name)
         else:
-            merged = merge(schema, plain, owners, name, store.uri)
+            merged = merge(schema, its, owners, name, store.uri)
             if found is None or not merged.equals(schema):
                 found, schema = None, merged
         waiting.append((name, meta, arrow))
@@ -49,10 +49,10 @@ def open_files(store: Store, names: Mapping[str, int], data: DataConfig) -> tupl
                 if not any(pt.is_null(kind) for kind in schema.types) or len(waiting) + len(files) == len(names):
                     raise
                 continue  # the files to come may give a column without values its type
-        for each, its, footer in waiting:
+        for each, read, footer in waiting:
             both = next(iter(names)), each
             schema = same_names(found.label, schema, footer, both, store.uri, class_names)
-            files.append(_file(store, each, names[each], its, footer, found.label))
+            files.append(_file(store, each, names[each], read, footer, found.label))
         waiting.clear()
     assert schema is not None  # `find_files` finds some, or raises
     return tuple(files), _settled(store, files, schema, data)
@@ -126,7 +126,7 @@ def _first_rows(store: Store, file: SourceFile, name: str) -> pa.Array | None:
     """Return some rows of a column that are not null; None where there is none."""
     with store.open(file.name) as source, pq.ParquetFile(source) as opened:
         for batch in opened.iter_batches(recognizing.SAMPLE, columns=[name]):
-            rows = storage_of(batch.column(batch.schema.get_field_index(name))).drop_null()
+            rows = plain(batch.column(batch.schema.get_field_index(name))).drop_null()
             if len(rows):
                 return rows
     return None

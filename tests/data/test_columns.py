@@ -77,6 +77,7 @@ CASES: dict[str, tuple[Array, pa.Array, dict[bytes, bytes] | None]] = {
     "large list of bytes": (IMAGES, pa.array([list(b) for b in PNGS], pa.large_list(pa.uint8())), None),
     "base64": (IMAGES, pa.array(BASE64), None),
     "base64 in large text": (IMAGES, pa.array(BASE64, pa.large_string()), None),
+    "base64 view": (IMAGES, pa.array(BASE64, pa.string_view()), None),
     "data URI": (IMAGES, pa.array([f"data:image/png;base64,{text}" for text in BASE64]), None),
     "list of one": (IMAGES, pa.array([[b] for b in PNGS]), None),
     "large list of one struct": (
