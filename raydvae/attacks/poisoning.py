@@ -128,7 +128,7 @@ def poison(
     selection = select(chosen, ratio, recipe.config.seed, stratified)
     about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
     with held(run, watch or Silent(), "poison", data) as watch:
-        run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+        run.open("poison", about, data, {"classes": classes.to_dict()})
         work = PoisonWork(run, data, classes, recipe, selection)
         if len(run.done(work.name)) < len(data.units()):
             prepare(recipe, data, classes, engine, watch)

@@ -91,7 +91,7 @@ def import_poison(
     run = Run(out)
     sums = {name: checksum(data) for name, data in sorted(files.items())}
     about = {"release": sums, "holds": artifact.holds}
-    run.open("poison", about, clean, {"classes": {"count": classes.count, "names": classes.names}})
+    run.open("poison", about, clean, {"classes": classes.to_dict()})
     apply_to_units(engine, run, ReleaseWork(run, clean, classes, image_size, artifact), clean, watch)
     counts = collect(run)
     check_rejected(counts["rows_rejected"], clean.rows, clean.data.reject_limit, f"see {run.home.uri}/rejected")

@@ -46,7 +46,7 @@ def read_footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
         with store.open(name) as source, pq.ParquetFile(source) as file:
             return file.metadata, file.schema_arrow
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
 
 
@@ -60,7 +60,7 @@ def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label
     chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
     spans = [(name, *sample) for sample in samples(size)]
     for chunk in chunks:
-        if chunk.path_in_schema == label:
+        if chunk.path_in_schema == label or chunk.path_in_schema.startswith(f"{label}.list."):  # a list of one label
             start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
             spans.append((name, start, start + chunk.total_compressed_size))
     digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())

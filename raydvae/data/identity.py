@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from raydvae.data.footers import Segment, SourceFile, samples
+from raydvae.data.partitions import without_keys
 
 BODY = b"raydvae.body"
 CONTINUED = re.compile(r"(.*)-r(\d{10})")  # what our own files are called: BASE-rFIRST_ROW
@@ -129,7 +130,7 @@ def _named(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
 
 def _wanted(file: SourceFile) -> tuple[str, int]:
     stem, dot, ending = file.name.rpartition(".")
-    stem = stem if dot and ending.lower() in ("parquet", "pq") else file.name
+    stem = without_keys(stem if dot and ending.lower() in ("parquet", "pq") else file.name)
     found = CONTINUED.fullmatch(stem) if file.claimed else None
     return (found[1], int(found[2])) if found else (stem, 0)
 

@@ -8,22 +8,25 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.config import DataConfig
-from raydvae.data.codecs import FORMATS, BadImage, size_of
+from raydvae.data.columns import NO_BYTES, NO_FILE, NO_IMAGE, Value
 from raydvae.data.files import PARQUET, SPLITS
+from raydvae.data.formats import READ
 from raydvae.data.manifest import parquet_options
 from raydvae.data.readers import Entry, Reader, Skip, Source
 from raydvae.data.readers.kinds import kind_of
+from raydvae.data.readers.parquet import Parquet
 from raydvae.data.schema import ImageSchema, detect
 from raydvae.data.store import Options, Store
 from raydvae.errors import ConfigError, DataError, StorageError, shown
 
 Format = Literal["cifar10", "cifar100", "imagefolder", "webdataset", "parquet", "digits"]
+EMPTY = (NO_BYTES, NO_FILE, NO_IMAGE)
 GROUP_ROWS = 1000
 GROUP_BYTES = 256 * 2**20
 MAX_SIZES = 1000  # different image sizes told apart in a summary
@@ -97,7 +100,8 @@ def import_dataset(
             classes = max(classes, len(names))
             schema = reader.schema(names)
             total = counts[part].rows
-            shards = _Shards(reader, schema, detect(schema, DataConfig(), source), sizes, unreadable)
+            columns = reader.columns if isinstance(reader, Parquet) else detect(schema, DataConfig(), source)
+            shards = _Shards(reader, schema, columns, sizes, unreadable)
             number = -(-total // rows_per_shard)
             entries = selections[part].entries()
             for index in range(number):
@@ -109,7 +113,7 @@ def import_dataset(
         if unreadable.total() == rows:
             raise DataError(
                 f"None of the {rows} images in {shown(source)} can be read: {_kinds(unreadable)}. "
-                f"Convert them to one of {', '.join(FORMATS)}."
+                f"Convert them to one of {', '.join(READ.values())}."
             )
     except BaseException:
         with contextlib.suppress(StorageError):  # the error that ended it is the one to tell
@@ -119,7 +123,7 @@ def import_dataset(
     if unreadable:
         notes += (
             f"{unreadable.total()} of {rows} images cannot be read: {_kinds(unreadable)}. They are rows, and will be "
-            f"rejected with their reasons; convert them to one of {', '.join(FORMATS)} to keep them",
+            f"rejected with their reasons; convert them to one of {', '.join(READ.values())} to keep them",
         )
     by_part = {part: count.rows for part, count in counts.items()}
     return ImportSummary(rows, classes, len(written), dict(sizes), dict(skipped), dict(unreadable), notes, by_part)
@@ -242,26 +246,15 @@ class _Shards:
         return buffer.getvalue()
 
     def _measure(self, table: pa.Table) -> None:
-        if self.columns.shape is not None:
-            shape = [side for side in self.columns.shape if side != 3] or list(self.columns.shape)
-            self.sizes[f"{shape[-1]}x{shape[0]}"] += table.num_rows
-            return
-        for value in table.column(self.columns.image).to_pylist():
+        for value in self.columns.values(table.column(self.columns.image)):
             name = self._size(value)
             self.sizes[name if name in self.sizes or len(self.sizes) < MAX_SIZES else "others"] += 1
 
-    def _size(self, value: Any) -> str:
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if data is None and isinstance(value, dict) and value.get("path"):
-            return "path only"
-        if data is not None and not isinstance(data, bytes):  # numbers, not an encoded image
-            with contextlib.suppress(BadImage):
-                height, width = self.columns.pixels(value, DataConfig()).shape[:2]
-                return f"{width}x{height}"
-        elif size := size_of(data or b""):
+    def _size(self, value: Value) -> str:
+        if size := self.columns.size(value):
             return f"{size[0]}x{size[1]}"
-        kind = kind_of(data) if isinstance(data, bytes) else "empty" if data is None else "unknown"
-        self.unreadable[f"damaged {kind}" if kind in FORMATS else kind] += 1
+        kind = kind_of(value) if isinstance(value, bytes) else "empty" if str(value) in EMPTY else str(value)
+        self.unreadable[f"damaged {kind}" if kind.replace(" ", "").upper() in READ else kind] += 1
         return "unreadable"
 
 

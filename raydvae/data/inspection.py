@@ -27,7 +27,7 @@ def inspect_dataset(uri: str, options: Options | None = None) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     first = data.units()[0]
-    for value in data.read(first, columns=[data.schema.image]).column(0).to_pylist():
+    for value in data.schema.values(data.read(first, [data.schema.image]).column(0)):
         try:
             height, width = data.schema.pixels(value, data.data).shape[:2]
             sizes[f"{width}x{height}"] += 1

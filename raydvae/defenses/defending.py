@@ -193,7 +193,7 @@ def defend(
         check_source(config, data)
     about = {"defense": type(config).__name__, "image_size": image_size, **asdict(config)}
     with held(run, watch or Silent(), "defend", data) as watch:
-        run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+        run.open("defend", about, data, {"classes": classes.to_dict()})
         work = DefendWork(run, data, classes, config, image_size)
         if len(run.done(work.name)) < len(data.units()):
             prepare(work, engine, watch)

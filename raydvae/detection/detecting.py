@@ -67,7 +67,7 @@ def detect(
     started = time.monotonic()
     with held(run, watch or Silent(), "detect", data) as watch:
         config = settled(config, run, engine)
-        run.open("detect", lasting(config), data, {"classes": {"count": classes.count, "names": classes.names}})
+        run.open("detect", lasting(config), data, {"classes": classes.to_dict()})
         work = ScorePass(run, data, classes, config)
         if len(run.done(work.name)) < len(data.units()):
             _prepare(data, classes, run, config, engine, watch)

@@ -76,7 +76,7 @@ def grow(
             "pass_batch": config.purify.pass_batch,
         }
         known = {
-            "classes": {"count": classes.count, "names": classes.names},
+            "classes": classes.to_dict(),
             "poisoned": {"files": [[file.name, file.fingerprint] for file in poisoned.files]},
         }
         run.open("grow", settings, clean, known)

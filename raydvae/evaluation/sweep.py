@@ -73,7 +73,7 @@ def sweep(
     check_test(test, config.image_size)
     run = Run(out)
     with held(run, watch or Silent(), "sweep", data) as watch:
-        known = {"classes": {"count": classes.count, "names": classes.names}, "classifier": to_dict(classifier)}
+        known = {"classes": classes.to_dict(), "classifier": to_dict(classifier)}
         run.open("sweep", to_dict(config) | {"sweep": kind}, data, known)
         train, tested = (_source(given, split) for given, split in ((data, "train"), (test, "test")))
         scale = Scale(

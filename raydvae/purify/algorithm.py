@@ -116,7 +116,7 @@ def _purify(
     taken = adopt(run, models) if models else {}
     config = _settled(config, run, engine)
     may_grow = trained(run, "stage1") and trained(run, "stage2")
-    known = {"classes": {"count": classes.count, "names": classes.names}, "models": taken}
+    known = {"classes": classes.to_dict(), "models": taken}
     if flags:
         known["flags"] = flags.about
     run.open("purify", _lasting(config), p0, known, may_grow=may_grow)
@@ -180,8 +180,7 @@ def _clean_up(run: Run, config: PurifyConfig) -> None:
 
 def adoptable(models: Run, data: Dataset) -> Classes:
     """Return the classes of the run whose models are to be taken; `DataError` if ``data`` cannot be of them."""
-    known = models.read()["classes"]
-    classes = Classes(known["count"], known["names"] and tuple(known["names"]), data.schema.labels_are_text)
+    classes = Classes.from_dict(models.read()["classes"], data)
     names = data.schema.class_names
     if (classes.text and not classes.names) or (names and list(names) != list(classes.names or ())):
         raise DataError(

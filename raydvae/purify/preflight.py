@@ -211,7 +211,7 @@ def probe(data: Dataset, classes: Classes, config: PurifyConfig, device: torch.d
         if not len(rows.images):
             raise DataError(
                 f"None of the first {few.sum()} images of {data.store.uri}/{unit.source} can be used: "
-                f"{rows.rejected.column('reason')[0].as_py()}."
+                f"{rows.reasons[0]}."
             )
         images = np.resize(rows.images, (PROBED, *rows.images.shape[1:]))
         labels = np.resize(rows.labels, PROBED)

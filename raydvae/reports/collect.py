@@ -83,8 +83,10 @@ def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, s
         if not record["rows_rejected"]:
             continue
         data = run.home.read(f"rejected/{record['unit']}.parquet")
-        table = pq.ParquetFile(pa.BufferReader(data)).read(["reason", "row_id"])
-        for reason, row_id in zip(table["reason"].to_pylist(), table["row_id"].to_pylist(), strict=True):
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names[-2:]  # reasons and row ids, whatever the source's columns are called
+        reasons, row_ids = (file.read([name])[name].to_pylist() for name in names)
+        for reason, row_id in zip(reasons, row_ids, strict=True):
             counts[reason] += 1
             example.setdefault(reason, row_id)
     return [(reason, count, example[reason]) for reason, count in counts.most_common()]
@@ -122,7 +124,7 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig, source: Data
     source = replace(source, data=config.data)
     listed = {name for name, *_ in known["source"]["files"]}
     source = replace(source, files=tuple(file for file in source.files if file.name in listed))
-    classes = Classes(known["classes"]["count"], _tuple(known["classes"]["names"]), source.schema.labels_are_text)
+    classes = Classes.from_dict(known["classes"], source)
     work = SubtractPass("pass1", run, source, classes, config, config.stage1.model, run.home.sub("stage1"))
     marked = parse_flags(run.home.read(FLAGS), FLAGS, source).marked if "flags" in known else None
     inference = Inference.load(work.store, work.architecture, config, torch.device("cpu"))
@@ -154,7 +156,3 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig, source: Data
     samples = Samples(x0=x0, p_hat=p_hat, x1=x1, x3=x3, labels=labels, row_ids=[i for part in parts for i in part[5]])
     samples.save(run.home, SAMPLES)
     return samples
-
-
-def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(names) if names else None

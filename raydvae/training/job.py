@@ -160,7 +160,7 @@ def load_images(source: Source, threads: int = 1) -> ImageSet:
 
     def one(unit: Unit) -> tuple[Rows, Counter[str]]:
         rows = source.read(unit)
-        return rows, Counter(rows.rejected.column("reason").to_pylist())
+        return rows, Counter(rows.reasons)
 
     units = data.units()
     size = source.image_size

@@ -228,7 +228,7 @@ class Scan:
             "rows_in": rows.unit.rows,
             "rows_usable": len(rows.labels),
             "rows_rejected": rows.rejected.num_rows,
-            "reasons": Counter(rows.rejected.column("reason").to_pylist()),
+            "reasons": Counter(rows.reasons),
         }
         self.store.write_json(f"scan/{rows.unit.id}.json", record)
         return record

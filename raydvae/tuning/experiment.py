@@ -175,7 +175,7 @@ def tune(
     run = Run(out)
     engine, runner = engine or InProcess(), runner or Here()
     with held(run, watch or Silent(), "tune", data) as watch:
-        known = {"classes": {"count": classes.count, "names": classes.names}}
+        known = {"classes": classes.to_dict()}
         lasting = {"fraction": settings.fraction, "epochs": settings.epochs}  # the rest may change from call to call
         run.open("tune", to_dict(config) | {"tune": lasting}, data, known)
         clock = _Clock(run)
