@@ -14,6 +14,7 @@ from raydvae.config import DataConfig
 from raydvae.data.codecs import BadImage
 from raydvae.data.files import PARQUET, SPLITS, by_split, find_files
 from raydvae.data.footers import SourceFile, fingerprint, origin, read_footer
+from raydvae.data.parquet_check import parquet_errors
 from raydvae.data.schema import ORIGIN, ImageSchema, detect
 from raydvae.data.store import Options, Store, absolute
 from raydvae.data.units import Unit, cut_file
@@ -43,7 +44,8 @@ class Dataset:
 
     def read(self, unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of one unit, undecoded."""
-        with self.store.open(unit.source) as source, pq.ParquetFile(source) as file:
+        where = f"{self.store.uri}/{unit.source}"
+        with self.store.open(unit.source) as source, parquet_errors(where), pq.ParquetFile(source) as file:
             groups = list(range(unit.first_group, file.num_row_groups))
             parts: list[pa.Table] = []
             skip, missing = unit.skip, unit.rows
@@ -62,9 +64,10 @@ class Dataset:
     def labels(self) -> Iterator[pa.ChunkedArray]:
         """Iterate over the label column of every file."""
         for file in self.files:
-            with self.store.open(file.name) as source:
+            with self.store.open(file.name) as source, parquet_errors(f"{self.store.uri}/{file.name}"):
                 # Not read_table, which imports pandas: seconds, here and in every worker process.
-                yield pq.ParquetFile(source, pre_buffer=True).read([self.schema.label]).column(0)
+                column = pq.ParquetFile(source, pre_buffer=True).read([self.schema.label]).column(0)
+            yield column
 
 
 def open_dataset(

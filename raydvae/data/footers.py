@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydvae.data.parquet_check import check_parquet, parquet_errors
 from raydvae.data.schema import ORIGIN
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
+MAX_ROW = 2**53
 PROBES = 8  # samples of a file that its fingerprint takes
 PROBE_BYTES = 8192
 
@@ -40,20 +42,31 @@ class SourceFile:
 
 def read_footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
     """Return the footer of a parquet file and its Arrow schema; `DataError` where it is no readable one."""
-    try:
-        with store.open(name) as source, pq.ParquetFile(source) as file:
-            return file.metadata, file.schema_arrow
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
+    where = f"{store.uri}/{name}"
+    with store.open(name) as source:
+        end = check_parquet(source, where)
+    with parquet_errors(where), pq.ParquetFile(pa.BufferReader(end)) as file:
+        return file.metadata, file.schema_arrow
 
 
 def origin(arrow: pa.Schema, where: str, name: str, rows: int) -> tuple[Segment, ...]:
     """Return where the ``rows`` of a file first came from: what its metadata says, or the file itself."""
     text = (arrow.metadata or {}).get(ORIGIN)
-    segments = [(name, 0, rows)] if text is None else json.loads(text)
-    if sum(stop - start for _, start, stop in segments) != rows:
+    if text is None:
+        return ((name, 0, rows),)
+    try:
+        segments = tuple((str(file), start, stop) for file, start, stop in json.loads(text))
+        if not all(type(row) is int for _, *ends in segments for row in ends):
+            raise TypeError
+    except (TypeError, ValueError, RecursionError):
+        raise DataError(
+            f"{where} has a damaged {ORIGIN.decode()} in its metadata, which tells where rows come from; "
+            "write it again without it."
+        ) from None
+    far = any(not 0 <= start <= stop < MAX_ROW for _, start, stop in segments)
+    if far or sum(stop - start for _, start, stop in segments) != rows:
         raise DataError(f"{where} says it comes from other rows than it has; write it again.")
-    return tuple((str(file), int(start), int(stop)) for file, start, stop in segments)
+    return segments
 
 
 def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label: str) -> str:
@@ -64,7 +77,18 @@ def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label
         if chunk.path_in_schema == label:
             start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
             spans.append((name, start, start + chunk.total_compressed_size))
-    digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())
+    digest = hashlib.sha256("\n".join([str(size), *map(_described, chunks)]).encode("utf-8", "replace"))
     for part in store.read_spans(spans):
         digest.update(part)
     return digest.hexdigest()[:32]
+
+
+def _described(chunk: pq.ColumnChunkMetaData) -> str:
+    try:
+        return str(chunk.to_dict())
+    except (
+        ValueError,
+        OverflowError,
+        pa.ArrowException,
+    ):  # statistics beyond Python's values, such as a date
+        return f"{chunk.path_in_schema} {chunk.data_page_offset} {chunk.total_compressed_size} {chunk.num_values}"

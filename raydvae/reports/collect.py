@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from raydvae.config import PurifyConfig, from_dict, preset
@@ -16,6 +14,7 @@ from raydvae.data.classes import Classes
 from raydvae.data.dataset import open_dataset
 from raydvae.data.flags import parse_flags
 from raydvae.data.manifest import Run
+from raydvae.data.parquet_check import open_parquet, parquet_errors
 from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.errors import DataError
@@ -76,8 +75,10 @@ def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, s
     for record in records:
         if not record["rows_rejected"]:
             continue
-        data = run.home.read(f"rejected/{record['unit']}.parquet")
-        table = pq.ParquetFile(pa.BufferReader(data)).read(["reason", "row_id"])
+        name = f"rejected/{record['unit']}.parquet"
+        file = open_parquet(run.home.read(name), f"{run.home.uri}/{name}")
+        with parquet_errors(f"{run.home.uri}/{name}"):
+            table = file.read(["reason", "row_id"])
         for reason, row_id in zip(table["reason"].to_pylist(), table["row_id"].to_pylist(), strict=True):
             counts[reason] += 1
             example.setdefault(reason, row_id)
