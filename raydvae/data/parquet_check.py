@@ -168,7 +168,8 @@ def _check_chunk(chunk: dict[int, Any], kind: int, width: int, end: int) -> None
     _bounded("values", chunk[5], 2**62)
     _bounded("uncompressed bytes", chunk[6], 2**62)
     offsets = [offset for offset in (chunk[9], chunk.get(11, 0)) if offset]  # some writers put 0 for "none"
-    if not offsets or min(offsets) < 0 or chunk[7] < 0 or max(*offsets, min(offsets) + chunk[7]) > end:
+    start = min(offsets, default=0)
+    if start < 0 or chunk[7] < 0 or max(start + chunk[7], *offsets, 0) > end:
         raise ValueError("a column that lies beyond the file's end")
     for part in chunk[3]:
         part.decode("utf-8")
