@@ -21,19 +21,18 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from raydvae.attacks.arrays import Values, read_array
 from raydvae.attacks.base import Array
 from raydvae.config import DataConfig
 from raydvae.data.codecs import BadImage, decode
-from raydvae.data.unpickle import load_arrays
 from raydvae.errors import DataError
 
-Values = npt.NDArray[Any]
 Holds = Literal["noise", "class-noise", "images"]
 
 
@@ -92,10 +91,10 @@ def read_artifact(files: Mapping[str, bytes], where: str, limits: DataConfig | N
     if kinds == {".png"}:
         return Artifact("images", _pngs(files, where, limits or DataConfig()), where)
     if kinds == {".npy"} and len(names) > 1:
-        return _several({name: _array(name, files[name], where) for name in names}, where)
+        return _several({name: read_array(name, files[name], where) for name in names}, where)
     if len(names) != 1:
         raise DataError(f"{where} holds {', '.join(sorted(kinds)) or 'no'} files; give one release, as published.")
-    return _single(_array(names[0], files[names[0]], where), f"{where}: {names[0]}")
+    return _single(read_array(names[0], files[names[0]], where), f"{where}: {names[0]}")
 
 
 def match(artifact: Artifact, images: Array) -> npt.NDArray[np.int64]:
@@ -140,30 +139,6 @@ def _levels(clean: Array, poisoned: Array) -> npt.NDArray[np.int16]:
     return poisoned.astype(np.int16) - clean
 
 
-def _array(name: str, data: bytes, where: str) -> Values:
-    label = f"{where}: {name}"
-    suffix = posixpath.splitext(name)[1].lower()
-    if suffix in (".pkl", ".pickle"):
-        value = load_arrays(data, label)
-    elif suffix == ".npy":
-        try:
-            value = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise DataError(f"{label} is not a plain numpy file: {error}.") from None
-    elif suffix in (".pt", ".pth"):
-        try:
-            tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises anything for damaged or forged files
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"{label} holds something else than tensors, or is damaged: {reason}") from None
-        value = tensor.detach().float().numpy() if isinstance(tensor, torch.Tensor) else tensor
-    else:
-        raise DataError(f"{label} is none of .pkl, .npy, .pt and .png; give a release as it was published.")
-    if not isinstance(value, np.ndarray):
-        raise DataError(f"{label} holds a {type(value).__name__}; expected one array.")
-    return np.asarray(value)
-
-
 def _single(values: Values, where: str) -> Artifact:
     values = _channels_last(values, where)
     if np.issubdtype(values.dtype, np.signedinteger):
@@ -185,7 +160,7 @@ def _several(arrays: Mapping[str, Values], where: str) -> Artifact:
         if len({chunk.shape[1:] for chunk in chunks}) > 1:
             raise DataError(f"The chunks of {where} hold images of different sizes.")
         return _single(np.concatenate(chunks), where)
-    if len(ntga) > 1 or len(images) > 2 or len(flat) > 1:
+    if len(ntga) > 1 or len(images) > 2 or len(flat) > 1 or len(images) + len(flat) < len(arrays):
         raise DataError(f"{where} holds several NTGA releases; give one, with its clean x_train and its y_train file.")
     found = _single(images.pop(ntga[0]), f"{where}: {ntga[0]}")
     labels = next((_labels(value, f"{where}: {name}") for name, value in flat.items()), None)
@@ -204,8 +179,14 @@ def _several(arrays: Mapping[str, Values], where: str) -> Artifact:
 
 
 def _labels(values: Values, where: str) -> npt.NDArray[np.int64]:
+    if values.ndim == 0 or values.dtype.kind not in "biuf" or not values.size:
+        raise DataError(
+            f"{where} is {values.shape} {values.dtype}; expected (N,) labels, or one-hot ones of shape (N, C)."
+        )
     if values.ndim == 2 and not ((values == 0) | (values == 1)).all():
         raise DataError(f"{where} is {values.shape}, but not one-hot labels.")
+    if not np.isfinite(values).all() or np.abs(values).max() >= 2**53:
+        raise DataError(f"{where} has labels that are no class numbers.")
     return np.asarray(values.argmax(axis=1) if values.ndim == 2 else values, np.int64)
 
 

@@ -17,6 +17,7 @@ from raydvae.data.files import PARQUET, SPLITS, by_split, find_files
 from raydvae.data.footers import SourceFile
 from raydvae.data.merging import conform
 from raydvae.data.opening import open_files
+from raydvae.data.parquet_check import parquet_errors
 from raydvae.data.schema import ImageSchema
 from raydvae.data.store import Options, Store, absolute
 from raydvae.data.units import Unit, cut_file
@@ -47,7 +48,8 @@ class Dataset:
 
     def read(self, unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of one unit, undecoded: all columns or some, in the types that they have in memory."""
-        with self.store.open(unit.source) as source, pq.ParquetFile(source) as file:
+        where = f"{self.store.uri}/{unit.source}"
+        with self.store.open(unit.source) as source, parquet_errors(where), pq.ParquetFile(source) as file:
             parts: list[pa.Table] = []
             skip, missing = unit.skip, unit.rows
             for group in range(unit.first_group, file.num_row_groups):
@@ -66,10 +68,11 @@ class Dataset:
         """Iterate over the label column of every file."""
         label = [self.schema.label]
         for file in self.files:
-            with self.store.open(file.name) as source:
+            with self.store.open(file.name) as source, parquet_errors(f"{self.store.uri}/{file.name}"):
                 # Not read_table, which imports pandas: seconds, here and in every worker process.
                 table = self._group(pq.ParquetFile(source, pre_buffer=True), None, label)
-                yield self._in_memory(table, file.name, label).column(0)
+                column = self._in_memory(table, file.name, label).column(0)
+            yield column
 
     def _group(self, file: pq.ParquetFile, group: int | None, columns: Sequence[str] | None) -> pa.Table:
         """Return a row group, or all of a file: those of ``columns`` that lie in it and not in its folders' names."""

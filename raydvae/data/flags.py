@@ -6,26 +6,25 @@ the schema's metadata which source files it is of. Rows that it does not name ar
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import parquet_bytes
-from raydvae.data.selection import Marked, split_id
+from raydvae.data.parquet_check import open_parquet, parquet_errors
+from raydvae.data.selection import Marked, RowSet, split_id
 from raydvae.data.store import Options, Store, absolute
 from raydvae.errors import DataError
 
 SOURCE = b"raydvae.flags.source"
 BATCH = 65_536  # rows read at a time
-Masks = dict[str, npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +60,27 @@ def read_flags(uri: str, data: Dataset, options: Options | None = None) -> Flags
 
 def parse_flags(blob: bytes, uri: str, data: Dataset) -> Flags:
     """Do as `read_flags` does, with the file's bytes."""
-    try:
-        file = pq.ParquetFile(pa.BufferReader(blob))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{uri} is not a readable parquet file: {error}.") from None
+    file = open_parquet(blob, uri)
     _check(file.schema_arrow, uri, data)
-    there = _places(data)
-    marked = {name: np.zeros(len(mask), np.bool_) for name, mask in there.items()}
-    rows = 0
-    for ids, flags in _batches(file):
-        for row_id, flag in zip(ids, flags, strict=True):
-            name, row = split_id(row_id or "")
-            if name not in there or not 0 <= row < len(there[name]) or not there[name][row]:
-                raise DataError(
-                    f"{uri} names row {row_id!r}, which {data.store.uri} does not have or which was named before. "
-                    "Give the flags of this data set; `raydvae detect` makes them."
-                )
-            there[name][row] = False  # each row once
-            marked[name][row] = flag
-        rows += len(ids)
-    flagged = sum(int(mask.sum()) for mask in marked.values())
+    ranges = _ranges(data)
+    named, marked = RowSet(), RowSet()
+    rows = flagged = 0
+    with parquet_errors(uri):
+        for ids, flags in _batches(file):
+            rows += len(ids)
+            for row_id, flag in zip(ids, flags, strict=True):
+                name, row = split_id(row_id or "")
+                if not _has(ranges.get(name, []), row) or not named.add(name, row):
+                    raise DataError(
+                        f"{uri} names row {row_id!r}, which {data.store.uri} does not have or which was named before. "
+                        "Give the flags of this data set; `raydvae detect` makes them."
+                    )
+                if flag:
+                    marked.add(name, row)
+                    flagged += 1
     if not flagged:
         raise DataError(f"{uri} flags none of its {rows} rows: there is nothing to purify.")
-    return Flags(uri, Marked.of(marked, hashlib.sha256(blob).hexdigest()), rows, flagged, blob)
+    return Flags(uri, Marked(marked, hashlib.sha256(blob).hexdigest()), rows, flagged, blob)
 
 
 def _check(schema: pa.Schema, uri: str, data: Dataset) -> None:
@@ -94,7 +91,7 @@ def _check(schema: pa.Schema, uri: str, data: Dataset) -> None:
         if name not in schema.names or not fits(schema.field(name).type):
             raise DataError(f"{uri} has no column {name!r} of {what}; give a file that `raydvae detect` made.")
     known = (schema.metadata or {}).get(SOURCE)
-    if known is not None and json.loads(known) != _source(data):
+    if known is not None and known != json.dumps(_source(data)).encode():
         raise DataError(
             f"{uri} holds the flags of another data set than {data.store.uri}, or of what it was before it changed. "
             "Run `raydvae detect` on it as it is now."
@@ -105,16 +102,21 @@ def _source(data: Dataset) -> list[list[str]]:
     return [[file.name, file.fingerprint] for file in data.files]
 
 
-def _places(data: Dataset) -> Masks:
-    """Return which rows of the files that rows first came from the data set has."""
-    segments = [segment for file in data.files for segment in file.origin]
-    ends: dict[str, int] = {}
-    for name, _, stop in segments:
-        ends[name] = max(ends.get(name, 0), stop)
-    out = {name: np.zeros(end, np.bool_) for name, end in ends.items()}
-    for name, start, stop in segments:
-        out[name][start:stop] = True
+def _ranges(data: Dataset) -> dict[str, list[tuple[int, int]]]:
+    """Return which rows the data set has of each file that rows first came from, as sorted ranges."""
+    out: dict[str, list[tuple[int, int]]] = {}
+    for name, start, stop in sorted(segment for file in data.files for segment in file.origin):
+        parts = out.setdefault(name, [])
+        if parts and start <= parts[-1][1]:
+            parts[-1] = parts[-1][0], max(stop, parts[-1][1])
+        else:
+            parts.append((start, stop))
     return out
+
+
+def _has(ranges: list[tuple[int, int]], row: int) -> bool:
+    place = bisect.bisect_right(ranges, row, key=lambda part: part[0]) - 1
+    return place >= 0 and row < ranges[place][1]
 
 
 def _batches(file: pq.ParquetFile) -> Iterator[tuple[list[Any], list[bool]]]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydvae.data.parquet_check import check_parquet, parquet_errors
 from raydvae.data.store import Store
-from raydvae.errors import DataError
 
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
 PROBES = 8  # samples of a file that its fingerprint takes
@@ -43,11 +43,11 @@ class SourceFile:
 
 def read_footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
     """Return the footer of a parquet file and its Arrow schema; `DataError` where it is no readable one."""
-    try:
-        with store.open(name) as source, pq.ParquetFile(source) as file:
-            return file.metadata, file.schema_arrow
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
-        raise DataError(f"{store.uri}/{name} is not a readable parquet file: {error}.") from None
+    where = f"{store.uri}/{name}"
+    with store.open(name) as source:
+        end = check_parquet(source, where)
+    with parquet_errors(where), pq.ParquetFile(pa.BufferReader(end)) as file:
+        return file.metadata, file.schema_arrow
 
 
 def samples(size: int) -> list[tuple[int, int]]:
@@ -63,7 +63,18 @@ def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label
         if chunk.path_in_schema == label or chunk.path_in_schema.startswith(f"{label}.list."):  # a list of one label
             start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
             spans.append((name, start, start + chunk.total_compressed_size))
-    digest = hashlib.sha256("\n".join([str(size), *(str(chunk.to_dict()) for chunk in chunks)]).encode())
+    digest = hashlib.sha256("\n".join([str(size), *map(_described, chunks)]).encode("utf-8", "replace"))
     for part in store.read_spans(spans):
         digest.update(part)
     return digest.hexdigest()[:32]
+
+
+def _described(chunk: pq.ColumnChunkMetaData) -> str:
+    try:
+        return str(chunk.to_dict())
+    except (
+        ValueError,
+        OverflowError,
+        pa.ArrowException,
+    ):  # statistics beyond Python's values, such as a date
+        return f"{chunk.path_in_schema} {chunk.data_page_offset} {chunk.total_compressed_size} {chunk.num_values}"

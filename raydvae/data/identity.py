@@ -21,6 +21,7 @@ from typing import Any
 from raydvae.data.footers import Segment, SourceFile, samples
 from raydvae.data.partitions import without_keys
 
+MAX_ROW = 2**53
 BODY = b"raydvae.body"
 CONTINUED = re.compile(r"(.*)-r(\d{10})")  # what our own files are called: BASE-rFIRST_ROW
 log = logging.getLogger("raydvae.data")
@@ -42,7 +43,7 @@ def claim(text: bytes | None, rows: int) -> tuple[Segment, ...] | None:
     except (ValueError, TypeError, RecursionError):
         return None
     sound = all(
-        isinstance(file, str) and type(start) is int and type(stop) is int and 0 <= start < stop
+        isinstance(file, str) and type(start) is int and type(stop) is int and 0 <= start < stop < MAX_ROW
         for file, start, stop in segments
     )
     return segments if sound and sum(stop - start for _, start, stop in segments) == rows else None

@@ -16,6 +16,7 @@ from raydvae.data.columns import ImageColumn, Pixels
 from raydvae.data.footers import FOOTER_TAIL, Segment, SourceFile, fingerprint, read_footer
 from raydvae.data.identity import BODY, body_sum, claim, settle, tell_rewritten
 from raydvae.data.merging import merge, plain, same_names, storable
+from raydvae.data.parquet_check import parquet_errors
 from raydvae.data.schema import ORIGIN, ImageSchema, class_names, detect, with_feature
 from raydvae.data.store import Store
 from raydvae.errors import DataError
@@ -140,7 +141,8 @@ def _told(column: ImageColumn) -> str:
 
 def _first_rows(store: Store, file: SourceFile, name: str) -> pa.Array | None:
     """Return some rows of a column that are not null; None where there is none."""
-    with store.open(file.name) as source, pq.ParquetFile(source) as opened:
+    where = f"{store.uri}/{file.name}"
+    with store.open(file.name) as source, parquet_errors(where), pq.ParquetFile(source) as opened:
         for batch in opened.iter_batches(recognizing.SAMPLE, columns=[name]):
             rows = plain(batch.column(batch.schema.get_field_index(name))).drop_null()
             if len(rows):

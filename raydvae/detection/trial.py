@@ -19,7 +19,7 @@ import pyarrow as pa
 from raydvae.data.classes import Classes
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
-from raydvae.data.selection import Marked, split_id
+from raydvae.data.selection import Marked
 from raydvae.detection.configs import DetectConfig
 from raydvae.detection.passes import SIDES, TrialPass, halves
 from raydvae.engine import Engine, Watch, apply_to_units
@@ -148,14 +148,8 @@ def training(
 
 def marked(row_ids: list[str], chosen: Mask) -> Marked:
     """Return the ``chosen`` rows as a selection."""
-    places: dict[str, list[int]] = {}
-    for index in np.flatnonzero(chosen):
-        file, row = split_id(row_ids[index])
-        places.setdefault(file, []).append(row)
-    masks = {file: np.zeros(max(rows) + 1, np.bool_) for file, rows in places.items()}
-    for file, rows in places.items():
-        masks[file][rows] = True
-    return Marked.of(masks, f"{derive(0, *sorted(row_ids[index] for index in np.flatnonzero(chosen)))}")
+    ids = [row_ids[index] for index in np.flatnonzero(chosen)]
+    return Marked.of(ids, f"{derive(0, *sorted(ids))}")
 
 
 def measured(labels: Labels, suspects: Mask, used: Places, by_suspects: Mask, by_others: Mask) -> Trial:

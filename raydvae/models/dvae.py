@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from raydvae.config import DVAEConfig
-from raydvae.models.layers import InstanceNormReLU, TransposedConv2d, full, reparameterize
+from raydvae.models.layers import InstanceNormReLU, Shortcut, TransposedConv2d, full, reparameterize
 
 
 class DVAEOutput(NamedTuple):
@@ -42,9 +42,7 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+            self.shortcut = nn.Sequential(Shortcut(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H/stride, W/stride)."""

@@ -8,8 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from raydvae.config import PurifyConfig, from_dict, preset
@@ -17,6 +15,7 @@ from raydvae.data.classes import Classes
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import parse_flags
 from raydvae.data.manifest import Run
+from raydvae.data.parquet_check import open_parquet, parquet_errors
 from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.errors import DataError
@@ -82,10 +81,11 @@ def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, s
     for record in records:
         if not record["rows_rejected"]:
             continue
-        data = run.home.read(f"rejected/{record['unit']}.parquet")
-        file = pq.ParquetFile(pa.BufferReader(data))
-        names = file.schema_arrow.names[-2:]  # reasons and row ids, whatever the source's columns are called
-        reasons, row_ids = (file.read([name])[name].to_pylist() for name in names)
+        name = f"rejected/{record['unit']}.parquet"
+        file = open_parquet(run.home.read(name), f"{run.home.uri}/{name}")
+        columns = file.schema_arrow.names[-2:]  # reasons and row ids, whatever the source's columns are called
+        with parquet_errors(f"{run.home.uri}/{name}"):
+            reasons, row_ids = (file.read([column])[column].to_pylist() for column in columns)
         for reason, row_id in zip(reasons, row_ids, strict=True):
             counts[reason] += 1
             example.setdefault(reason, row_id)

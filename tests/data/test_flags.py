@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,9 +34,9 @@ def blob(ids: list[object], flagged: list[object], data: Dataset | None = None) 
 
 @given(st.dictionaries(st.text(max_size=5), st.lists(st.booleans(), max_size=40), max_size=4))
 def test_a_bit_a_row_says_the_same_as_a_set_of_ids(places: dict[str, list[bool]]) -> None:
-    marked = Marked.of({file: np.array(mask, np.bool_) for file, mask in places.items()}, "")
     ids = [f"{file}#{row}" for file, mask in places.items() for row in range(len(mask))]
     chosen = {f"{file}#{row}" for file, mask in places.items() for row, mark in enumerate(mask) if mark}
+    marked = Marked.of(chosen, "")
     assert marked.mask(ids).tolist() == [row_id in chosen for row_id in ids]
     strangers = [f"{file}#{len(mask) + 9}" for file, mask in places.items()] + ["", "x", "#", "a#-1", "none of them#0"]
     assert not marked.mask(strangers).any()
@@ -57,6 +58,8 @@ def test_rows_are_marked_by_id_in_any_order_and_the_others_are_not(digits_data: 
         (["test-00000-of-00003.parquet#60"], [True], "does not have"),
         (["other.parquet#0"], [True], "does not have"),
         (["nonsense"], [True], "does not have"),
+        (["test-00000-of-00003.parquet#34359738368"], [True], "does not have"),
+        (["test-00000-of-00003.parquet#" + "9" * 5000], [True], "F is not a readable parquet file|does not have"),
         ([None], [True], "does not have"),
         (["test-00000-of-00003.parquet#0"] * 2, [True, False], "named before"),
         (["test-00000-of-00003.parquet#0"], [False], "none of its 1 rows"),
@@ -68,6 +71,23 @@ def test_what_cannot_be_flags_of_this_data_set_is_refused(
 ) -> None:
     with pytest.raises(DataError, match=says):
         parse_flags(blob(ids, flagged), "F", digits_data)
+
+
+def test_memory_is_that_of_rows_and_not_of_their_numbers(tmp_path: Path, digits_folder: Path) -> None:
+    table = pq.read_table(sorted(digits_folder.glob("*.parquet"))[0]).slice(0, 10)
+    metadata = dict(table.schema.metadata) | {b"raydvae.origin": b'[["a.parquet", 34359738368, 34359738378]]'}
+    (tmp_path / "far").mkdir()
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "far/a.parquet")
+    far = open_dataset(str(tmp_path / "far"))
+    ids = ids_of(far)
+    assert ids[0] == "a.parquet#34359738368"
+    tracemalloc.start()
+    flags = parse_flags(blob([ids[3], ids[7]], [True, False]), "F", far)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert flags.marked.mask(ids).tolist() == [index == 3 for index in range(10)]
+    assert peak < 2**24
+    assert len(pickle.dumps(flags.marked)) < 2**12
 
 
 def test_flags_know_which_data_set_they_are_of(digits_data: Dataset, digits_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,56 @@ def test_forged_shapes_are_data_errors() -> None:
     for shape, data in [((10**9,), b"abcd"), ((-1, -4), b"abcd"), ((2.0, 2), b"abcd"), ((4,), [1, 2, 3, 4])]:
         with pytest.raises(DataError, match="x is not a pickle"):
             load_arrays(pickle.dumps(Forged(shape, data)), "x")
+
+
+def nested(steps: int = 60) -> bytes:
+    """Steps that leave a tuple of two tuples of two tuples …, each pair one and the same: its text would be endless."""
+    return b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (at, at, at + 1) for at in range(steps))
+
+
+DTYPE = b"cnumpy\ndtype\n(X\x02\x00\x00\x00u1I0\nI1\ntR"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        DTYPE + b"(I3\n" + nested() + b"NNNI-1\nI-1\nI0\ntb",  # as byte order
+        b"cnumpy\ndtype\n(" + nested() + b"I0\nI1\ntR",  # as a type's name
+        b"c_codecs\nencode\n(X\x01\x00\x00\x00a" + nested() + b"tR",  # as an encoding
+        b"}" + nested() + b"Ns",  # as a key, which is hashed
+        b"(" + nested() + b"Nd",
+        b"\x8f(" + nested() + b"\x90",  # in a set
+        b"N" + b"r\xff\xff\xff\xff",  # memory for 2^32 cells
+        b"\x96" + (2**40).to_bytes(8, "little"),  # memory for a text of a tebibyte
+        b"\x8e" + (2**40).to_bytes(8, "little"),
+        b"X\xff\xff\xff\x7f",
+        b"I" + b"9" * 5000 + b"\n",
+    ],
+)
+def test_bombs_are_data_errors_at_once(program: bytes) -> None:
+    tracemalloc.start()
+    # LONG_BINPUT alone is harmless here: it is the value None.
+    if program.startswith(b"Nr"):
+        assert load_arrays(b"\x80\x02" + program + b".", "x") is None
+    else:
+        with pytest.raises(DataError, match="^x is not a pickle of numpy arrays: .{3,200}$"):
+            load_arrays(b"\x80\x04" + program + b".", "x")
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_arrays_have_no_more_bytes_than_the_file() -> None:
+    part = np.zeros(1000, np.uint8).tobytes()
+    shape = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntX\x01\x00\x00\x00btR"
+    fill = b"(I1\n(I1000\nt" + DTYPE + b"I00\n"
+    first = b"B" + len(part).to_bytes(4, "little") + part + b"q\x00"
+    one = b"\x80\x03" + first + b"0" + shape + fill + b"h\x00tb."
+    assert load_arrays(one, "x").shape == (1000,)
+    many = b"\x80\x03" + first + b"0](" + (shape + fill + b"h\x00tb") * 20 + b"e."
+    with pytest.raises(DataError, match="its arrays are larger than the file"):
+        load_arrays(many, "x")
+
+
+def test_functions_of_ours_cannot_be_given_another_state() -> None:
+    with pytest.raises(DataError, match="a state for a function"):
+        load_arrays(b"\x80\x02c_codecs\nencode\nN}X\x0c\x00\x00\x00__defaults__)s\x86b.", "x")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raydvae.models.layers import InstanceNormReLU, TransposedConv2d, gaussian_kld, reparameterize
+from raydvae.models.layers import InstanceNormReLU, Shortcut, TransposedConv2d, gaussian_kld, reparameterize
 
 SHAPES = [(3, 1, 1), (4, 2, 1)]  # kernel, stride, padding: those of the decoders
 
@@ -33,6 +33,21 @@ def test_a_transposed_convolution_and_its_gradients_are_torch_s(
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(("channels", "side"), [(2, 8), (6, 64), (12, 8), (12, 64), (16, 64), (3, 9)])
+def test_a_shortcut_and_its_gradients_are_torch_s(channels: int, side: int) -> None:
+    torch.manual_seed(0)
+    ours = Shortcut(channels, 2 * channels, 2).to(memory_format=torch.channels_last)
+    theirs = nn.Conv2d(channels, 2 * channels, 1, stride=2, bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, channels, side, side)
+    weights = torch.randn(3, 2 * channels, -(-side // 2), -(-side // 2))
+    got = gradients(ours, x.to(memory_format=torch.channels_last), weights)
+    for one, expected in zip(got, gradients(theirs, x.double(), weights.double()), strict=True):
+        torch.testing.assert_close(one.double(), expected, rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        assert torch.equal(ours(x), nn.functional.conv2d(x, ours.weight, stride=2))
 
 
 @pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
