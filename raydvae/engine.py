@@ -122,16 +122,17 @@ class Silent:
 
 
 @contextmanager
-def held(run: Run, watch: Watch, kind: str, *sources: Dataset) -> Iterator[Watch]:
-    """Have the run's folder to oneself; the watch that is given notes progress there too (see `Lease`).
+def held(run: Run, watch: Watch, kind: str, *sources: Dataset) -> Iterator[tuple[Run, Watch]]:
+    """Have the run's folder to oneself: yield the run to write to, and a watch that notes progress there too.
 
+    The run's stores are fenced, wherever they are sent: whoever lost the folder writes nothing more (see `Lease`).
     Raises as `Run.check` does, before anything is written. What drivers that were killed have left half written is
     deleted at the end.
     """
     run.check(kind, *sources)
     left = run.store.leftovers()  # before the lease, which writes, too
     with Lease(run.home) as lease:
-        yield _Noted(watch, lease)
+        yield Run(run.store.fenced(lease.term)), _Noted(watch, lease)
         for name in left:
             run.store.delete(name)
 

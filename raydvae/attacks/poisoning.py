@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,8 @@ def poison(
     chosen = rows_of(data, classes) if 0 < ratio < 1 else ()
     selection = select(chosen, ratio, recipe.config.seed, stratified)
     about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
-    with held(run, watch or Silent(), "poison", data) as watch:
+    with held(run, watch or Silent(), "poison", data) as (run, watch):
+        recipe = replace(recipe, store=run.home)
         run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
         work = PoisonWork(run, data, classes, recipe, selection)
         if len(run.done(work.name)) < len(data.units()):

@@ -20,7 +20,7 @@ from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.store import Options, Store, absolute, checksum
 from raydvae.data.units import Unit
-from raydvae.engine import Engine, Watch, apply_to_units
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
 from raydvae.errors import DataError, StorageError
 
 
@@ -88,12 +88,12 @@ def import_poison(
     """Lay the release at ``file`` (a file, or a folder of files) over ``clean``; return counts and measured norms."""
     files = _files(file, options)
     artifact = read_artifact(files, file).fit(clean.rows, (image_size, image_size, 3), classes.count)
-    run = Run(out)
     sums = {name: checksum(data) for name, data in sorted(files.items())}
     about = {"release": sums, "holds": artifact.holds}
-    run.open("poison", about, clean, {"classes": {"count": classes.count, "names": classes.names}})
-    apply_to_units(engine, run, ReleaseWork(run, clean, classes, image_size, artifact), clean, watch)
-    counts = collect(run)
+    with held(Run(out), watch or Silent(), "poison", clean) as (run, watch):
+        run.open("poison", about, clean, {"classes": {"count": classes.count, "names": classes.names}})
+        apply_to_units(engine, run, ReleaseWork(run, clean, classes, image_size, artifact), clean, watch)
+        counts = collect(run)
     check_rejected(counts["rows_rejected"], clean.rows, clean.data.reject_limit, f"see {run.home.uri}/rejected")
     return {**counts, **norms(clean, run, classes, image_size)}
 

@@ -192,7 +192,7 @@ def defend(
     if isinstance(config, ModelConfig) and not run.exists():
         check_source(config, data)
     about = {"defense": type(config).__name__, "image_size": image_size, **asdict(config)}
-    with held(run, watch or Silent(), "defend", data) as watch:
+    with held(run, watch or Silent(), "defend", data) as (run, watch):
         run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
         work = DefendWork(run, data, classes, config, image_size)
         if len(run.done(work.name)) < len(data.units()):

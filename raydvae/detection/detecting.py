@@ -65,7 +65,7 @@ def detect(
 ) -> Detection:
     """Find out which rows of ``data`` are unlearnable, or go on with that; models and answers are kept in ``run``."""
     started = time.monotonic()
-    with held(run, watch or Silent(), "detect", data) as watch:
+    with held(run, watch or Silent(), "detect", data) as (run, watch):
         config = settled(config, run, engine)
         run.open("detect", lasting(config), data, {"classes": {"count": classes.count, "names": classes.names}})
         work = ScorePass(run, data, classes, config)

@@ -64,8 +64,7 @@ def grow(
     ``classes`` are those of both. Returns the counts of rows, as `raydvae.attacks.poisoning.poison` does.
     """
     check_pair(poisoned, clean)
-    run = Run(out)
-    with held(run, watch or Silent(), "grow", poisoned, clean) as watch:
+    with held(Run(out), watch or Silent(), "grow", poisoned, clean) as (run, watch):
         config = scheduled(config, poisoned.rows, engine, known_slices(run), trained(run, STAGE))
         settings = {
             "seed": config.purify.seed,

@@ -87,8 +87,8 @@ def purify(
     flagged rows only and only these are purified (Tables 9 and 12); the others come out with the pixels they had.
     """
     check_sample(config, p0, classes, flags)
-    with held(Run(out), watch or Silent(), "purify", p0) as watch:
-        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until, flags)
+    with held(Run(out), watch or Silent(), "purify", p0) as (run, watch):
+        return _purify(p0, classes, run, config, engine or InProcess(), watch, models, until, flags)
 
 
 def check_sample(config: PurifyConfig, data: Dataset, classes: Classes, flags: Flags | None = None) -> None:

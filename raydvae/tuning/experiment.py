@@ -172,9 +172,8 @@ def tune(
     """
     for name in STAGES:
         check_window(getattr(config, name).psnr_window)
-    run = Run(out)
     engine, runner = engine or InProcess(), runner or Here()
-    with held(run, watch or Silent(), "tune", data) as watch:
+    with held(Run(out), watch or Silent(), "tune", data) as (run, watch):
         known = {"classes": {"count": classes.count, "names": classes.names}}
         lasting = {"fraction": settings.fraction, "epochs": settings.epochs}  # the rest may change from call to call
         run.open("tune", to_dict(config) | {"tune": lasting}, data, known)
