@@ -48,9 +48,9 @@ class Term:
     id: str
     epoch: int
 
-    def check(self) -> None:
+    def check(self, fresh: bool = False) -> None:
         """Raise `StorageError` if another driver has taken the folder over; a lease that is gone is nobody else's."""
-        if not self.home.is_local and time.monotonic() - _SEEN.get(self.id, -FRESH) < FRESH:
+        if not (fresh or self.home.is_local) and time.monotonic() - _SEEN.get(self.id, -FRESH) < FRESH:
             return
         asked = time.monotonic()
         holder = read_holder(self.home)

@@ -41,8 +41,8 @@ AHEAD = 2**20  # bytes that an opened file reads in advance: enough for a tar's 
 class Fence(Protocol):
     """What keeps out the writes of a process that has lost its folder. Picklable."""
 
-    def check(self) -> None:
-        """Raise `StorageError` if the folder is another driver's by now."""
+    def check(self, fresh: bool = False) -> None:
+        """Raise `StorageError` if the folder is another driver's by now; with ``fresh`` whatever was known is old."""
         ...
 
     def publishing(self) -> AbstractContextManager[None]:

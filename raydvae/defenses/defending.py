@@ -31,7 +31,7 @@ from raydvae.defenses.configs import (
 from raydvae.defenses.lfu import Batch, basis_of, fit, project, to_bytes
 from raydvae.defenses.purifiers import Change, check_model, check_source, get_model, load_change
 from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduce_depth
-from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread, units_left
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
 from raydvae.training.feed import to_float
@@ -182,8 +182,11 @@ def defend(
     run: Run,
     engine: Engine,
     watch: Watch | None = None,
+    verify: bool = False,
 ) -> dict[str, int]:
     """Transform a data set into ``run``'s folder, or go on with it; return the counts of rows.
+
+    Units whose files are damaged are done again; with ``verify`` all sums are compared.
 
     All rows are transformed, poisoned or not: nobody who defends knows which are. Labels play no part but in LFU's fit.
     Models are trained on the same data set, but for AVATAR's, which needs clean images.
@@ -195,9 +198,9 @@ def defend(
     with held(run, watch or Silent(), "defend", data) as (run, watch):
         run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
         work = DefendWork(run, data, classes, config, image_size)
-        if len(run.done(work.name)) < len(data.units()):
+        if left := units_left(run, work.name, data, verify):
             prepare(work, engine, watch)
-            apply_to_units(engine, run, work, data, watch)
+            apply_to_units(engine, run, work, data, watch, left)
         records = run.records(STEP)
     counts = {name: sum(record[name] for record in records) for name in ("rows_in", "rows_out", "rows_rejected")}
     check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")

@@ -14,28 +14,34 @@ was stopped anywhere. Where the work is done is the engine's matter: in this pro
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
 from raydvae.data.classes import Classes
-from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.damage import files_of, mend, mending, open_committed
+from raydvae.data.dataset import Dataset
 from raydvae.data.flags import Flags
-from raydvae.data.manifest import Run, check_rejected
+from raydvae.data.manifest import HOME, Run, check_rejected
 from raydvae.data.selection import Choice, sample
 from raydvae.data.store import Store, checksum
-from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
-from raydvae.errors import ConfigError, DataError
+from raydvae.data.units import Unit
+from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held, units_left
+from raydvae.errors import ConfigError, DataError, StorageError
 from raydvae.purify.passes import ReconstructPass, SubtractPass
 from raydvae.seeds import derive
-from raydvae.training.checkpoint import METRICS, MODEL, load_model
+from raydvae.training.checkpoint import METRICS, MODEL, load_history, load_model
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
+log = logging.getLogger(__name__)
 FILE, P1, FLAGS = "summary.json", "work/p1", "flags.parquet"
+P1_FILES, SPARE = f"{HOME}/{P1}/", f"{HOME}/work/"  # what lies there is deleted in the end
+STAGES = ("stage1", "stage2")
 
 
 @dataclass(slots=True)
@@ -60,8 +66,18 @@ class Summary:
 
     @classmethod
     def load(cls, run: Run) -> Summary:
-        """Return what the run's folder says, or an empty summary."""
-        return cls(**run.home.read_json(FILE)) if run.home.exists(FILE) else cls()
+        """Return what the run's folder says, or an empty summary; also for a damaged one: it is made again."""
+        if not run.home.exists(FILE):
+            return cls()
+        try:
+            found = cls(**run.home.read_json(FILE))
+            found.seconds, found.rows, found.history = dict(found.seconds), dict(found.rows), dict(found.history)
+        except (TypeError, ValueError, StorageError) as error:
+            if isinstance(error, StorageError) and "not valid JSON" not in str(error):
+                raise
+            log.warning("%s/%s is damaged; it is made again, without the times of earlier calls.", run.home.uri, FILE)
+            return cls()
+        return found
 
     def save(self, run: Run) -> None:
         """Keep the summary in the run's folder."""
@@ -78,6 +94,7 @@ def purify(
     models: Run | None = None,
     until: str | None = None,
     flags: Flags | None = None,
+    verify: bool = False,
 ) -> Summary:
     """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there.
 
@@ -85,10 +102,13 @@ def purify(
     With ``models``, a finished purification, its models are taken and nothing is trained. ``until`` "stage1", "pass1"
     or "stage2" ends after that step; a later call goes on from there. With ``flags`` both stages are trained on the
     flagged rows only and only these are purified (Tables 9 and 12); the others come out with the pixels they had.
+
+    What is damaged of the folder's files is made again. Presence and sizes are always compared, SHA-256 sums of all
+    committed files with ``verify``, or where that is cheap; those of P1 whenever it is read.
     """
     check_sample(config, p0, classes, flags)
     with held(Run(out), watch or Silent(), "purify", p0) as (run, watch):
-        return _purify(p0, classes, run, config, engine or InProcess(), watch, models, until, flags)
+        return _purify(p0, classes, run, config, engine or InProcess(), watch, models, until, flags, verify)
 
 
 def check_sample(config: PurifyConfig, data: Dataset, classes: Classes, flags: Flags | None = None) -> None:
@@ -112,6 +132,7 @@ def _purify(
     models: Run | None,
     until: str | None,
     flags: Flags | None,
+    verify: bool,
 ) -> Summary:
     taken = adopt(run, models) if models else {}
     config = _settled(config, run, engine)
@@ -124,7 +145,11 @@ def _purify(
         run.home.write(FLAGS, flags.data)
     marked = flags.marked if flags else None
     summary = Summary.load(run)
-    if summary.complete and summary.rows_in == p0.rows:
+    sums = verify or None
+    mend(run, "pass3", sums, SPARE)
+    mend(run, "pass1", sums, SPARE)
+    if summary.complete and _adds_up(run, p0.rows):
+        _warn_of_models(run, sums)
         _clean_up(run, config)
         return summary
     summary.complete = False
@@ -136,36 +161,93 @@ def _purify(
             with watch.step(name, stage.train.epochs, "epochs") as advance:
                 engine.train(job, progress=advance)
         summary.seconds[name] = summary.seconds.get(name, 0.0) + time.monotonic() - started
-        summary.history[name] = load_model(run.home.sub(name))[1]
+        summary.history[name] = load_history(run.home.sub(name))
         summary.save(run)
 
-    def apply(work: SubtractPass | ReconstructPass) -> None:
-        rows, seconds = apply_to_units(engine, run, work, work.data, watch)
+    def apply(work: SubtractPass | ReconstructPass, left: Sequence[Unit]) -> None:
+        _check_model(run, work)
+        rows, seconds = apply_to_units(engine, run, work, work.data, watch, left)
         summary.seconds[work.name] = summary.seconds.get(work.name, 0.0) + seconds
         summary.rows[work.name] = summary.rows.get(work.name, 0) + rows
         summary.save(run)
 
     def p1() -> Dataset:
-        return open_dataset(run.home.sub(P1).uri, p0.data, run.store.options)
+        return open_committed(run, "pass1", P1, p0)
+
+    def pass1(sums: bool | None = sums) -> bool:
+        """Make what is missing or damaged of P1 and still needed; return whether that was anything."""
+        mend(run, "pass1", sums, only=_needed(run))
+        left = units_left(run, "pass1", p0, spare=SPARE)
+        apply(
+            SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked), left
+        )
+        _count(run, summary, p0, config)
+        return bool(left)
+
+    def pass3() -> None:
+        data, stage = p1(), config.stage2
+        left = units_left(run, "pass3", data, spare=SPARE)
+        apply(ReconstructPass("pass3", run, data, classes, config, stage.model, run.home.sub("stage2"), marked), left)
+
+    def mend_p1() -> bool:
+        return pass1(sums=True)
 
     train("stage1", config.stage1, lambda: p0)
     if until == "stage1":
         return summary
-    apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked))
-    _count(run, summary, p0, config)
+    pass1()
     if until == "pass1":
         return summary
 
-    train("stage2", config.stage2, p1)
+    mending(lambda: train("stage2", config.stage2, p1), mend_p1)
     if until == "stage2":
         return summary
     if run.home.list(P1):  # none is left of a run that had ended and now got only rows that cannot be used
-        apply(ReconstructPass("pass3", run, p1(), classes, config, config.stage2.model, run.home.sub("stage2"), marked))
+        mending(pass3, mend_p1)
     _check_complete(run, summary)
     summary.complete = True
     summary.save(run)
     _clean_up(run, config)  # last: a run killed before this line would look for P1 again
     return summary
+
+
+def _needed(run: Run) -> set[str]:
+    """Return the units of pass 1 whose part of P1 is still to be read: all of them until stage 2 is trained."""
+    done = {record["source"][0] for record in run.records("pass3")} if trained(run, "stage2") else set()
+    return {
+        record["unit"]
+        for record in run.records("pass1")
+        if not any(file.removeprefix(P1_FILES) in done for file in files_of(record, "pass1"))
+    }
+
+
+def _adds_up(run: Run, rows: int) -> bool:
+    """Whether all rows of the source are accounted for in what is committed."""
+    first, last = run.records("pass1"), run.records("pass3")
+    accounted: int = sum(record["rows_out"] for record in last) + sum(record["rows_rejected"] for record in first)
+    taken: int = sum(record["rows_in"] for record in first)
+    return taken == rows == accounted
+
+
+def _check_model(run: Run, work: SubtractPass | ReconstructPass) -> None:
+    """Raise `DataError` for a damaged model, and for one that is not the one which made what is committed."""
+    made = {record["model"] for record in run.records(work.name) if record.get("model")}
+    if made and made != {load_model(work.store)[1]}:
+        raise DataError(
+            f"{work.store.uri}/{MODEL} is not the model that made what {work.name} has committed: it was trained anew "
+            "on another kind of machine, with other versions, or put there. Put the first one back, or start anew in "
+            f"another folder than {run.store.uri}."
+        )
+
+
+def _warn_of_models(run: Run, sums: bool | None) -> None:
+    """Look at the models of a run that needs them no more, where sums are compared: they may be lent, or used again."""
+    for stage in STAGES if sums or run.home.is_local else ():
+        if trained(run, stage):
+            try:
+                load_model(run.home.sub(stage))
+            except DataError as error:
+                log.warning("The purified data set is whole, but a model is not. %s", error)
 
 
 def trained(run: Run, stage: str) -> bool:
@@ -194,12 +276,13 @@ def adoptable(models: Run, data: Dataset) -> Classes:
 def adopt(run: Run, models: Run) -> dict[str, Any]:
     """Copy the models of a purification into ``run``'s folder; return where they came from and their checksums."""
     taken: dict[str, Any] = {"run": models.store.uri}
-    for stage in ("stage1", "stage2"):
+    for stage in STAGES:
         if not trained(models, stage):
             raise DataError(
                 f"{models.store.uri} has no trained model of {stage}; give the folder of a purification that is "
                 "complete, or let it finish first."
             )
+        load_model(models.home.sub(stage))
         model = models.home.read(f"{stage}/{MODEL}")
         taken[stage] = checksum(model)
         if not trained(run, stage):

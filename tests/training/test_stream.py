@@ -17,7 +17,6 @@ from raydvae.data.store import Store
 from raydvae.data.units import Unit
 from raydvae.engine import InProcess, scan
 from raydvae.errors import DataError
-from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import Cut, ImageSet
 from raydvae.training.job import GIB, TrainJob, load_images
 from raydvae.training.stream import Source, StreamFeed
@@ -139,7 +138,7 @@ def test_bad_rows_are_found_before_a_streamed_training(tmp_path: Path) -> None:
             assert not job.finished
         else:
             InProcess().train(job)
-            assert len(load_model(job.store)[1]) == 1
+            assert len(job.history()) == 1
             work = dataclasses.replace(job, store=Store(str(tmp_path / "other"))).scan
             assert work is not None and len(work.left()) == 3
 
