@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from raydvae.data.classes import Classes
@@ -34,6 +32,7 @@ from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduc
 from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread, units_left
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
+from raydvae.training.checkpoint import load_tensors, save_tensors
 from raydvae.training.feed import to_float
 
 STEP = "defend"
@@ -69,7 +68,7 @@ class DefendWork:
         """Load what was fitted or trained, if the transform needs that."""
         config, home = self.config, self.run.home
         if isinstance(config, LFUConfig):
-            basis = load_tensors(home.read(LINEAR))["basis"].to(device)
+            basis = load_tensors(home, LINEAR)["basis"].to(device)
             self.transform = lambda rows: projected(rows.images, basis)
         elif isinstance(config, ModelConfig):
             change, seed = load_change(config, self.image_size, home, device), config.seed
@@ -157,7 +156,7 @@ def _fit_linear(work: DefendWork, config: LFUConfig, watch: Watch) -> None:
         dimensions = 3 * work.image_size**2
         weights = fit(epoch, dimensions, work.classes.count, config, CPU, progress)
         tensors = {"weights": weights, "basis": basis_of(weights).contiguous()}
-    home.write(LINEAR, save_tensors(tensors))
+    save_tensors(home, LINEAR, tensors)
 
 
 def check(config: DefenseConfig, image_size: int, num_classes: int) -> None:

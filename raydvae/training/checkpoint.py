@@ -104,6 +104,16 @@ def load_model(store: Store, about: dict[str, Any] | None = None, name: str = MO
     return tensors, _sum({key: value for key, value in header.items() if key != "__metadata__"}, body)
 
 
+def save_tensors(store: Store, name: str, tensors: dict[str, Tensor]) -> None:
+    """Publish what was fitted or counted as a file that is checked when it is read."""
+    store.write(name, _pack(tensors, {}))
+
+
+def load_tensors(store: Store, name: str) -> dict[str, Tensor]:
+    """Return what `save_tensors` published; `DataError` for a file that is not what was written."""
+    return _unpack(store.read(name), store, name, bare=True)[0]
+
+
 def load_history(store: Store, about: dict[str, Any] | None = None) -> History:
     """Return each epoch's metrics of a finished training; raises as `load_model`."""
     _, meta = _unpack(store.read(MODEL), store, MODEL)
@@ -168,10 +178,11 @@ def _pack(tensors: dict[str, Tensor], meta: dict[str, str]) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, body])
 
 
-def _unpack(data: bytes, store: Store, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _unpack(data: bytes, store: Store, name: str, bare: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata; ``bare`` files of old versions have none."""
     try:
         header, body = _cut(data)
-        meta: dict[str, str] = header["__metadata__"]
+        meta: dict[str, str] = header.get("__metadata__", {"format": OLD}) if bare else header["__metadata__"]
         told = meta.pop("sha256", None)
         if told is None and meta["format"] != OLD:
             raise ValueError("it has no checksum")
@@ -181,9 +192,10 @@ def _unpack(data: bytes, store: Store, name: str) -> tuple[dict[str, Tensor], di
             raise ConfigError(f"{store.uri}/{name} has format {meta['format']}, this version reads {FORMAT}.")
         tensors = load(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
+        again = f"the folder {store.uri}" if name in (MODEL, STATE) or name.startswith("kept/") else "it"
         raise DataError(
-            f"{store.uri}/{name} is damaged or not ours: {error}. Put it back from a copy, or delete the folder "
-            f"{store.uri}: the same command then makes it anew, with the same result on the same kind of machine."
+            f"{store.uri}/{name} is damaged or not ours: {error}. Put it back from a copy, or delete {again}: the same "
+            "command then makes it anew, with the same result on the same kind of machine."
         ) from None
     return {k: v.clone() for k, v in tensors.items()}, meta
 

@@ -9,6 +9,7 @@ Which rows can be used is found out beforehand, by a scan that decodes each row 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -235,14 +236,26 @@ class Scan:
 
     def left(self) -> list[Unit]:
         """Return the units that are not scanned yet."""
-        done = self.store.list("scan")
-        return [unit for unit in self.source.data.units() if f"scan/{unit.id}.json" not in done]
+        done = self._records()
+        return [unit for unit in self.source.data.units() if unit.id not in done]
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """Return the records by unit; a damaged one is none."""
+        there, out = self.store.list("scan"), {}
+        units = [unit for unit in self.source.data.units() if f"scan/{unit.id}.json" in there]
+        blobs = self.store.read_many([f"scan/{unit.id}.json" for unit in units]).values()
+        for unit, blob in zip(units, blobs, strict=True):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                record = json.loads(blob)
+                if record["unit"] == unit.id and record["rows_in"] >= record["rows_usable"] + record["rows_rejected"]:
+                    out[unit.id] = record | {"reasons": Counter(record["reasons"])}
+        return out
 
     def counts(self) -> tuple[int, ...]:
         """Return the usable rows of each unit; `DataError` where more cannot be used than the reject limit allows."""
-        names = [f"scan/{unit.id}.json" for unit in self.source.data.units()]
-        records = [json.loads(blob) for blob in self.store.read_many(names).values()]
-        reasons = sum((Counter(record["reasons"]) for record in records), Counter[str]())
+        found = self._records()
+        records = [found[unit.id] for unit in self.source.data.units()]
+        reasons = sum((record["reasons"] for record in records), Counter[str]())
         why = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
         limit = self.source.data.data.reject_limit
         check_rejected(reasons.total(), sum(record["rows_in"] for record in records), limit, why)
