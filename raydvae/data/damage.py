@@ -6,7 +6,6 @@ reading everything, so they are compared when that is asked for, or cheap.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from raydvae.data.dataset import Dataset, open_dataset
-from raydvae.data.manifest import HOME, Run
+from raydvae.data.manifest import HOME, Run, unsealed
 from raydvae.data.store import checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError
@@ -115,14 +114,16 @@ def _drop(found: Found) -> None:
 
 def _record(blob: bytes, unit: str) -> Record | None:
     """Return a commit record, or None for what is none: a crash of the machine can leave an empty file."""
+    record = unsealed(blob)
+    if record is None:
+        return None
     try:
-        record = json.loads(blob)
         if record["unit"] != unit or not all(isinstance(record[f"rows_{of}"], int) for of in ("in", "out", "rejected")):
             return None
         files_of(record, "")
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return dict(record)
+    return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ FILE = "driver.json"
 INTERVAL = 5.0  # seconds between two renewals
 PATIENCE = 20.0  # seconds without a renewal after which a holder elsewhere is taken for dead
 FRESH = 1.0  # seconds for which a process takes an object store's answer that the lease is its own for true
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine is suspended
 _HELD: set[str] = set()  # ids of this process' leases: it may not have been able to note the end of one
 _SEEN: dict[str, float] = {}  # when this process last saw a lease in force, by id
 SETTLE = {True: 0.05, False: 0.5}  # seconds that two drivers starting at once need to see each other; local or not
@@ -50,9 +51,9 @@ class Term:
 
     def check(self, fresh: bool = False) -> None:
         """Raise `StorageError` if another driver has taken the folder over; a lease that is gone is nobody else's."""
-        if not (fresh or self.home.is_local) and time.monotonic() - _SEEN.get(self.id, -FRESH) < FRESH:
+        asked = time.clock_gettime(CLOCK)
+        if not (fresh or self.home.is_local) and asked - _SEEN.get(self.id, -FRESH) < FRESH:
             return
-        asked = time.monotonic()
         holder = read_holder(self.home)
         if holder is not None and holder["id"] != self.id:
             raise _taken(self.home, holder)
@@ -140,7 +141,7 @@ class Lease:
         """Put the note in place of the one that was read; return whether that was still there, or is ours."""
         while True:
             note = self.note | {"renewed": time.time(), "retries": retry.count()}
-            asked = time.monotonic()
+            asked = time.clock_gettime(CLOCK)
             tag = self.home.swap(FILE, (json.dumps(note, indent=1, sort_keys=True) + "\n").encode(), self._tag)
             if tag is None:
                 holder, tag = _read(self.home)

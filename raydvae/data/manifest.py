@@ -30,6 +30,7 @@ from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
 
 FORMAT = 1
+SEAL = "record_sha256"
 HOME = "_raydvae"
 
 
@@ -133,11 +134,7 @@ class Run:
         names = [f"commits/{step}/{unit}.json" for unit in sorted(self.done(step))]
         out: list[dict[str, Any]] = []
         for name, data in self.home.read_many(names).items():
-            try:
-                record = json.loads(data)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
+            if (record := unsealed(data)) is None:
                 raise DataError(
                     f"{self.home.uri}/{name} is damaged; run the command that made {self.store.uri} again to mend it."
                 )
@@ -189,19 +186,43 @@ class Run:
         if data:
             files[f"{folder}/{rows.unit.file}" if folder else rows.unit.file] = data
         files |= self.reject(rows)
-        record = {
-            "unit": rows.unit.id,
-            "source": [rows.unit.source, rows.unit.start, rows.unit.stop],
-            "rows_in": rows.unit.rows,
-            "rows_out": len(rows.images),
-            "rows_rejected": rows.rejected.num_rows,
-            "bytes": len(data),
-            "sha256": checksum(data) if data else None,
-            "files": described(files),
-            **(notes or {}),
-        }
-        self.home.write_json(f"commits/{step}/{rows.unit.id}.json", record)
-        return record
+        return self.record(
+            step,
+            {
+                "unit": rows.unit.id,
+                "source": [rows.unit.source, rows.unit.start, rows.unit.stop],
+                "rows_in": rows.unit.rows,
+                "rows_out": len(rows.images),
+                "rows_rejected": rows.rejected.num_rows,
+                "bytes": len(data),
+                "sha256": checksum(data) if data else None,
+                "files": described(files),
+                **(notes or {}),
+            },
+        )
+
+    def record(self, step: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Publish the record that makes a unit's files count, and return it."""
+        out = sealed(record)
+        self.home.write_json(f"commits/{step}/{out['unit']}.json", out)
+        return out
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the sum of what it says."""
+    told = {name: value for name, value in record.items() if name != SEAL}
+    return {**told, SEAL: checksum(json.dumps(told, sort_keys=True).encode())}
+
+
+def unsealed(blob: bytes) -> dict[str, Any] | None:
+    """Return the record in a file that `sealed` made, or None where it says something else by now; old ones pass."""
+    try:
+        record = json.loads(blob)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or (SEAL in record and record != sealed(record)):
+        return None
+    return record
 
 
 def described(files: Mapping[str, bytes]) -> dict[str, list[int | str]]:

@@ -98,8 +98,7 @@ class AskPass:
             "rows_rejected": rows.rejected.num_rows,
             "files": described(files),
         }
-        self.run.home.write_json(f"commits/{self.name}/{rows.unit.id}.json", record)
-        return record
+        return self.run.record(self.name, record)
 
     def answers(self) -> pa.Table:
         """Return the answers on all rows, in order."""

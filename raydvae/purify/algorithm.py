@@ -22,16 +22,17 @@ from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
 from raydvae.data.classes import Classes
-from raydvae.data.damage import files_of, mend, mending, open_committed
+from raydvae.data.damage import mend, mending, open_committed
 from raydvae.data.dataset import Dataset
 from raydvae.data.flags import Flags
-from raydvae.data.manifest import HOME, Run, check_rejected
+from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.selection import Choice, sample
 from raydvae.data.store import Store, checksum
 from raydvae.data.units import Unit
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held, units_left
 from raydvae.errors import ConfigError, DataError, StorageError
 from raydvae.purify.passes import ReconstructPass, SubtractPass
+from raydvae.purify.whole import SPARE, STAGES, adds_up, check_model, needed, sound, warn_of_models
 from raydvae.seeds import derive
 from raydvae.training.checkpoint import METRICS, MODEL, load_history, load_model
 from raydvae.training.job import TrainJob
@@ -40,8 +41,6 @@ from raydvae.training.tasks import VAETask
 
 log = logging.getLogger(__name__)
 FILE, P1, FLAGS = "summary.json", "work/p1", "flags.parquet"
-P1_FILES, SPARE = f"{HOME}/{P1}/", f"{HOME}/work/"  # what lies there is deleted in the end
-STAGES = ("stage1", "stage2")
 
 
 @dataclass(slots=True)
@@ -64,6 +63,11 @@ class Summary:
         """Images a second of each pass."""
         return {name: rows / self.seconds[name] for name, rows in self.rows.items() if self.seconds[name] > 0}
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Rows in, out and rejected."""
+        return self.rows_in, self.rows_out, self.rows_rejected
+
     @classmethod
     def load(cls, run: Run) -> Summary:
         """Return what the run's folder says, or an empty summary; also for a damaged one: it is made again."""
@@ -71,8 +75,11 @@ class Summary:
             return cls()
         try:
             found = cls(**run.home.read_json(FILE))
-            found.seconds, found.rows, found.history = dict(found.seconds), dict(found.rows), dict(found.history)
-        except (TypeError, ValueError, StorageError) as error:
+            counts = (found.rows_in, found.rows_out, found.rows_rejected, *found.seconds.values(), *found.rows.values())
+            lines = [line for stage in found.history.values() for line in stage]
+            if not all(isinstance(n, int | float) for n in counts) or not all(isinstance(n, dict) for n in lines):
+                raise TypeError
+        except (AttributeError, TypeError, ValueError, StorageError) as error:
             if isinstance(error, StorageError) and "not valid JSON" not in str(error):
                 raise
             log.warning("%s/%s is damaged; it is made again, without the times of earlier calls.", run.home.uri, FILE)
@@ -141,15 +148,15 @@ def _purify(
     if flags:
         known["flags"] = flags.about
     run.open("purify", _lasting(config), p0, known, may_grow=may_grow)
-    if flags and not run.home.exists(FLAGS):
+    if flags and not (run.home.exists(FLAGS) and run.home.read(FLAGS) == flags.data):
         run.home.write(FLAGS, flags.data)
     marked = flags.marked if flags else None
     summary = Summary.load(run)
     sums = verify or None
     mend(run, "pass3", sums, SPARE)
     mend(run, "pass1", sums, SPARE)
-    if summary.complete and _adds_up(run, p0.rows):
-        _warn_of_models(run, sums)
+    if summary.complete and adds_up(run, summary.counts, p0.rows):
+        warn_of_models(run, sums)
         _clean_up(run, config)
         return summary
     summary.complete = False
@@ -165,7 +172,7 @@ def _purify(
         summary.save(run)
 
     def apply(work: SubtractPass | ReconstructPass, left: Sequence[Unit]) -> None:
-        _check_model(run, work)
+        check_model(run, work)
         rows, seconds = apply_to_units(engine, run, work, work.data, watch, left)
         summary.seconds[work.name] = summary.seconds.get(work.name, 0.0) + seconds
         summary.rows[work.name] = summary.rows.get(work.name, 0) + rows
@@ -176,7 +183,7 @@ def _purify(
 
     def pass1(sums: bool | None = sums) -> bool:
         """Make what is missing or damaged of P1 and still needed; return whether that was anything."""
-        mend(run, "pass1", sums, only=_needed(run))
+        mend(run, "pass1", sums, only=needed(run, P1, trained(run, "stage2")))
         left = units_left(run, "pass1", p0, spare=SPARE)
         apply(
             SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked), left
@@ -209,45 +216,6 @@ def _purify(
     summary.save(run)
     _clean_up(run, config)  # last: a run killed before this line would look for P1 again
     return summary
-
-
-def _needed(run: Run) -> set[str]:
-    """Return the units of pass 1 whose part of P1 is still to be read: all of them until stage 2 is trained."""
-    done = {record["source"][0] for record in run.records("pass3")} if trained(run, "stage2") else set()
-    return {
-        record["unit"]
-        for record in run.records("pass1")
-        if not any(file.removeprefix(P1_FILES) in done for file in files_of(record, "pass1"))
-    }
-
-
-def _adds_up(run: Run, rows: int) -> bool:
-    """Whether all rows of the source are accounted for in what is committed."""
-    first, last = run.records("pass1"), run.records("pass3")
-    accounted: int = sum(record["rows_out"] for record in last) + sum(record["rows_rejected"] for record in first)
-    taken: int = sum(record["rows_in"] for record in first)
-    return taken == rows == accounted
-
-
-def _check_model(run: Run, work: SubtractPass | ReconstructPass) -> None:
-    """Raise `DataError` for a damaged model, and for one that is not the one which made what is committed."""
-    made = {record["model"] for record in run.records(work.name) if record.get("model")}
-    if made and made != {load_model(work.store)[1]}:
-        raise DataError(
-            f"{work.store.uri}/{MODEL} is not the model that made what {work.name} has committed: it was trained anew "
-            "on another kind of machine, with other versions, or put there. Put the first one back, or start anew in "
-            f"another folder than {run.store.uri}."
-        )
-
-
-def _warn_of_models(run: Run, sums: bool | None) -> None:
-    """Look at the models of a run that needs them no more, where sums are compared: they may be lent, or used again."""
-    for stage in STAGES if sums or run.home.is_local else ():
-        if trained(run, stage):
-            try:
-                load_model(run.home.sub(stage))
-            except DataError as error:
-                log.warning("The purified data set is whole, but a model is not. %s", error)
 
 
 def trained(run: Run, stage: str) -> bool:
@@ -285,7 +253,7 @@ def adopt(run: Run, models: Run) -> dict[str, Any]:
         load_model(models.home.sub(stage))
         model = models.home.read(f"{stage}/{MODEL}")
         taken[stage] = checksum(model)
-        if not trained(run, stage):
+        if not sound(run, stage):
             run.home.write(f"{stage}/{METRICS}", models.home.read(f"{stage}/{METRICS}"))
             run.home.write(f"{stage}/{MODEL}", model)
     return taken

@@ -26,7 +26,8 @@ from raydvae.data.store import Store
 from raydvae.engine import Engine, Resources, one_thread
 from raydvae.errors import ConfigError, DataError, StorageError
 from raydvae.models.dvae import DVAE
-from raydvae.purify.algorithm import SPARE, check_sample, trained
+from raydvae.purify.algorithm import check_sample, trained
+from raydvae.purify.whole import SPARE
 from raydvae.training.feed import Cut, to_float
 from raydvae.training.job import GIB
 from raydvae.training.loop import resolve_slices

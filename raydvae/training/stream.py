@@ -10,7 +10,6 @@ Which rows can be used is found out beforehand, by a scan that decodes each row 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ import torch
 
 from raydvae.data.classes import Classes
 from raydvae.data.dataset import Dataset
-from raydvae.data.manifest import check_rejected
+from raydvae.data.manifest import check_rejected, sealed, unsealed
 from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import Choice
 from raydvae.data.store import Store
@@ -231,7 +230,7 @@ class Scan:
             "rows_rejected": rows.rejected.num_rows,
             "reasons": Counter(rows.rejected.column("reason").to_pylist()),
         }
-        self.store.write_json(f"scan/{rows.unit.id}.json", record)
+        self.store.write_json(f"scan/{rows.unit.id}.json", sealed(record))
         return record
 
     def left(self) -> list[Unit]:
@@ -245,8 +244,8 @@ class Scan:
         units = [unit for unit in self.source.data.units() if f"scan/{unit.id}.json" in there]
         blobs = self.store.read_many([f"scan/{unit.id}.json" for unit in units]).values()
         for unit, blob in zip(units, blobs, strict=True):
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                record = json.loads(blob)
+            with contextlib.suppress(TypeError, KeyError):
+                record = unsealed(blob) or {}
                 if record["unit"] == unit.id and record["rows_in"] >= record["rows_usable"] + record["rows_rejected"]:
                     out[unit.id] = record | {"reasons": Counter(record["reasons"])}
         return out

@@ -134,6 +134,16 @@ def test_a_damaged_commit_record_is_no_commit(
     assert "is no commit record" in caplog.text
 
 
+def test_a_record_with_a_changed_number_is_no_commit(copied: Path, done: Path, digits_data: Dataset) -> None:
+    record = copied / f"_raydvae/commits/pass1/{UNIT}.json"
+    kept = record.read_bytes()
+    for old, new in ((b'"rows_in": 40', b'"rows_in": 41'), (b'"rows_out": 40', b'"rows_out": 39')):
+        assert old in kept
+        record.write_bytes(kept.replace(old, new))
+        again(digits_data, copied)
+        assert record.read_bytes() == kept and hashes(copied) == hashes(done)
+
+
 def test_large_outputs_are_compared_when_that_is_asked_for(
     copied: Path, done: Path, digits_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +217,19 @@ def test_a_flipped_weight_is_told_and_changes_no_output(
     assert hashes(copied) == hashes(done)
 
 
+def test_a_damaged_copy_of_a_lent_model_is_copied_again(done: Path, digits_data: Dataset, tmp_path: Path) -> None:
+    def borrow() -> None:
+        models = damage.Run(Store(str(done)))
+        purify(digits_data, find_classes(digits_data), Store(str(tmp_path)), small_config(seed=3), models=models)
+
+    borrow()
+    before = hashes(tmp_path)
+    flip(tmp_path / "_raydvae/stage2/model.safetensors")
+    (tmp_path / f"{UNIT}.parquet").unlink()
+    borrow()
+    assert hashes(tmp_path) == before
+
+
 def test_another_model_than_the_one_that_made_the_outputs_is_refused(
     copied: Path, digits_data: Dataset, tmp_path: Path
 ) -> None:
@@ -230,7 +253,11 @@ def test_a_damaged_state_begins_the_stage_anew_and_ends_the_same(
         assert "state.safetensors is damaged: the training begins anew" in caplog.text
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b'{"complete": true, "strange": 1}', b"\xff"])
+SUMMARIES = [b"", b"[]", b'{"complete": true, "strange": 1}', b"\xff", b'{"seconds": {"pass1": "1"}}', b'{"rows": 3}']
+SUMMARIES += [b'{"complete": true, "rows_in": 180, "rows_out": 170}', b'{"history": {"stage1": [3]}}']
+
+
+@pytest.mark.parametrize("text", SUMMARIES)
 def test_a_damaged_summary_is_made_again(text: bytes, copied: Path, done: Path, digits_data: Dataset) -> None:
     (copied / "_raydvae/summary.json").write_bytes(text)
     assert again(digits_data, copied) == []
