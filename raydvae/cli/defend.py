@@ -65,6 +65,8 @@ class Defend:
     """lfu, vae, ae, avatar: seed of everything random (0)."""
     image_size: int | None = None
     """Resize all images to this height and width."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -89,7 +91,9 @@ class Defend:
         size = self.image_size or probe_size(data)
         check(config, size, classes.count)
         with self.where.engine() as engine:
-            counts = defend(config, data, classes, size, Run(Store(self.out, options)), engine, Progress())
+            counts = defend(
+                config, data, classes, size, Run(Store(self.out, options)), engine, Progress(), self.verify_files
+            )
         seconds = time.monotonic() - started
         text = f"{counts['rows_out']} of {counts['rows_in']} rows, {counts['rows_rejected']} rejected: {self.out}"
         finish({**counts, "seconds": round(seconds, 2), "out": self.out, "left_out": data.left_out}, self.json, text)

@@ -51,6 +51,8 @@ class Detect:
     """Resize all images to this height and width."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -78,7 +80,7 @@ class Detect:
         folder, name = absolute(self.out).rsplit("/", 1)
         work = self.work or f"{absolute(self.out).removesuffix('.parquet')}.work"
         with self.where.engine() as engine:
-            found = detect(data, classes, Run(Store(work, options)), config, engine, Progress())
+            found = detect(data, classes, Run(Store(work, options)), config, engine, Progress(), self.verify_files)
         store = Store(folder, options)
         page = write_page(found, data, classes, store, f"{name.removesuffix('.parquet')}.html")
         store.write(name, found.flags)

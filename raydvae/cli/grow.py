@@ -41,6 +41,8 @@ class Grow:
     """Resize all images to this height and width."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -74,7 +76,9 @@ class Grow:
         size = self.image_size or (probe_size(clean) if base.data.size_policy == "reject" else base.image_size)
         config = dataclasses.replace(config, purify=sized(base, classes.count, size))
         with self.where.engine() as engine:
-            counts = grow(poisoned, clean, classes, Store(self.out, options), config, engine, Progress())
+            counts = grow(
+                poisoned, clean, classes, Store(self.out, options), config, engine, Progress(), self.verify_files
+            )
         seconds = time.monotonic() - started
         text = f"{counts['rows_poisoned']} of {counts['rows_in']} rows made unlearnable: {self.out}"
         finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)

@@ -100,6 +100,8 @@ class Poison:
     """ntga: held-out rows."""
     image_size: int | None = None
     """Resize all images to this height and width."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -132,7 +134,15 @@ class Poison:
         recipe.check()
         with self.where.engine() as engine:
             counts = poison(
-                recipe, data, classes, run, engine, ratio=self.ratio, stratified=self.stratified, watch=Progress()
+                recipe,
+                data,
+                classes,
+                run,
+                engine,
+                ratio=self.ratio,
+                stratified=self.stratified,
+                watch=Progress(),
+                verify=self.verify_files,
             )
         seconds = time.monotonic() - started
         text = (

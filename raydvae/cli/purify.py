@@ -76,6 +76,8 @@ class Purify:
     """Seed of everything random (default 0)."""
     keep_intermediate: bool = False
     """Keep P1 and write P2 too."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -123,7 +125,9 @@ class Purify:
                 return
             if self.tune:
                 config = tuned(data, classes, out, config, engine)
-            summary = purify(data, classes, out, config, engine, Progress(), models, self.until, flags)
+            summary = purify(
+                data, classes, out, config, engine, Progress(), models, self.until, flags, self.verify_files
+            )
         report = write_report(out, source=data)
         finish(result(summary, report) | {"left_out": data.left_out}, self.json, described(summary, self.out, report))
 

@@ -22,6 +22,8 @@ class ImportPoison:
     """The clean data set, in the order that the release is for."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
 
@@ -44,6 +46,7 @@ class ImportPoison:
             InProcess(),
             options,
             Progress(),
+            self.verify_files,
         )
         text = (
             f"{found['rows_poisoned']} of {found['rows_in']} rows poisoned; l2 norm {found['l2_mean']:.3f} on average, "

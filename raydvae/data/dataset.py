@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,10 +47,14 @@ class Dataset:
         """Return the units of work: row groups of one file, at most ``unit_rows`` rows each, in order."""
         return [unit for file in self.files for unit in cut_file(file, self.data.unit_rows)]
 
+    def open(self, name: str) -> Any:
+        """Open a file for random-access reading."""
+        return self.store.open(name)
+
     def read(self, unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of one unit, undecoded: all columns or some, in the types that they have in memory."""
         where = f"{self.store.uri}/{unit.source}"
-        with self.store.open(unit.source) as source, parquet_errors(where), pq.ParquetFile(source) as file:
+        with self.open(unit.source) as source, parquet_errors(where), pq.ParquetFile(source) as file:
             parts: list[pa.Table] = []
             skip, missing = unit.skip, unit.rows
             for group in range(unit.first_group, file.num_row_groups):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import posixpath
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -34,7 +37,21 @@ Blobs = list[bytes]
 Spans = list[tuple[str, int, int]]  # file, first byte, byte after the last
 TEMPORARY = ".tmp-"  # prefix of files that are being written: hidden, so that no reader of parquet folders lists them
 PRIVATE = re.compile(r"/_raydvae/[^/]+\.json$")  # what a run notes of itself: it may hold addresses
+LOCK = "driver.lock"  # whoever replaces files of a folder that drivers compete for holds a lock on it
+LOCK_PATIENCE = 20.0  # seconds to wait for that lock, which is held for milliseconds by any process that runs
 AHEAD = 2**20  # bytes that an opened file reads in advance: enough for a tar's headers, little beside a column
+
+
+class Fence(Protocol):
+    """What keeps out the writes of a process that has lost its folder. Picklable."""
+
+    def check(self, fresh: bool = False) -> None:
+        """Raise `StorageError` if the folder is another driver's by now; with ``fresh`` whatever was known is old."""
+        ...
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Keep other drivers from taking the folder over, on this machine's file systems, after a `check`."""
+        ...
 
 
 def absolute(uri: str) -> str:
@@ -52,11 +69,12 @@ class Store:
     `StorageError` after errors that do not.
     """
 
-    def __init__(self, uri: str, options: Options | None = None) -> None:
+    def __init__(self, uri: str, options: Options | None = None, fence: Fence | None = None) -> None:
         if not uri:
             raise ConfigError("An empty path was given; name a folder or a URI such as s3://bucket/folder.")
         self.address = absolute(uri)
         self.options = dict(options or {})
+        self.fence = fence
         self._connect()
 
     def _connect(self) -> None:
@@ -64,8 +82,8 @@ class Store:
         self._process = os.getpid()
         self.root = root.rstrip("/")
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
-        return Store, (self.address, self.options)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any], Fence | None]]:
+        return Store, (self.address, self.options, self.fence)
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"  # never the options: they may hold a key
@@ -106,9 +124,13 @@ class Store:
         return Store(uri, self.options) if same else None
 
     def sub(self, name: str) -> Store:
-        """Return the folder ``name`` of this one."""
+        """Return the folder ``name`` of this one, behind the same fence."""
         self.path(name)
-        return Store(f"{self.address}/{name}", self.options)
+        return Store(f"{self.address}/{name}", self.options, self.fence)
+
+    def fenced(self, fence: Fence | None) -> Store:
+        """Return the same folder, written to and deleted from only while ``fence`` allows it; wherever it is sent."""
+        return Store(self.address, self.options, fence)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
@@ -214,9 +236,21 @@ class Store:
         return Reader(file, lambda call: self._do("read", name, call))
 
     def write(self, name: str, data: bytes) -> None:
-        """Publish ``data`` as file ``name`` at once: a reader sees the old file, none, or all of the new one."""
+        """Publish ``data`` as file ``name`` at once: a reader sees the old file, none, or all of the new one.
+
+        Raises `StorageError`, and publishes nothing, when the store's fence says that the folder is another driver's.
+        """
         path = self.path(name)
-        self._do("write", name, lambda: self._write_local(path, data) if self.is_local else self._put(path, data))
+
+        def publish() -> None:
+            if self.is_local:
+                self._write_local(path, data, self.fence.publishing if self.fence else contextlib.nullcontext)
+            else:
+                if self.fence:
+                    self.fence.check()
+                self._put(path, data)
+
+        self._do("write", name, publish)
 
     def _put(self, path: str, data: bytes) -> None:
         try:
@@ -227,7 +261,7 @@ class Store:
                 raise OSError(errno.EAGAIN, "the store lost the parts of the upload") from None
             raise
 
-    def _write_local(self, path: str, data: bytes) -> None:
+    def _write_local(self, path: str, data: bytes, publishing: Callable[[], AbstractContextManager[object]]) -> None:
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
@@ -237,11 +271,93 @@ class Store:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with publishing():
+                os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def read_tagged(self, name: str) -> tuple[bytes, str] | None:
+        """Return a file's bytes, and what `swap` tells by whether it was replaced since; None if there is no file."""
+
+        def read() -> tuple[bytes, str] | None:
+            with contextlib.suppress(FileNotFoundError):
+                if tagged := getattr(self.fs, "cat_tagged", None):
+                    found: tuple[bytes, str] = tagged(self.path(name))
+                    return found
+                data: bytes = self.fs.cat_file(self.path(name))
+                return data, checksum(data)
+            return None
+
+        return self._do("read", name, read)
+
+    def swap(self, name: str, data: bytes, tag: str | None) -> str | None:
+        """Publish ``data`` as ``name`` if that file still has ``tag``, or for None still is not there.
+
+        Returns the new tag, or None if somebody was faster. Where an answer was lost on the way that somebody may have
+        been this call: read the file. S3 compares, and so does a lock on local file systems; on any other the file
+        may be replaced between looking and writing.
+        """
+        path = self.path(name)
+
+        def unchanged() -> bool:
+            found = self.read_tagged(name)
+            return (None if found is None else found[1]) == tag
+
+        def compare() -> str | None:
+            if put := getattr(self.fs, "put_if", None):
+                try:
+                    stored: str | None = put(path, data, tag)
+                    return stored
+                except NotImplementedError:  # a server that speaks S3, but not this part of it
+                    pass
+            if not self.is_local:
+                if not unchanged():
+                    return None
+                self._put(path, data)
+                return (self.read_tagged(name) or (b"", ""))[1]
+            try:
+                self._write_local(path, data, swapping)
+            except _Changed:
+                return None
+            return checksum(data)
+
+        @contextlib.contextmanager
+        def swapping() -> Iterator[None]:
+            with self.exclusive():
+                if not unchanged():
+                    raise _Changed
+                yield
+
+        return self._do("write", name, compare)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock of this local folder; a process that ends by whatever means gives it back.
+
+        Raises `StorageError` when another process keeps it: one that was stopped in the middle of a write.
+        """
+        os.makedirs(self.path(), exist_ok=True)
+        lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise StorageError(
+                            f"Another driver is at work on {hide(self.uri)}: it keeps the lock {LOCK}. If it was "
+                            "stopped, let it go on or end it; then run the same command again."
+                        ) from None
+                    time.sleep(0.002)
+                except OSError:  # a file system without locks
+                    break
+            yield
+        finally:
+            os.close(lock)
 
     def leftovers(self) -> Names:
         """Return the names of files that were being written by processes that were killed, or still are.
@@ -261,6 +377,8 @@ class Store:
         """Delete a file or a folder with all in it; nothing happens if there is none."""
 
         def remove() -> None:
+            if self.fence:
+                self.fence.check()
             if self._info(name):
                 with contextlib.suppress(FileNotFoundError):  # another process, or a try whose answer was lost, did it
                     self.fs.rm(self.path(name), recursive=True)
@@ -301,6 +419,10 @@ class Store:
             if text is None:
                 raise
             raise StorageError(f"Cannot {verb} {self._where(name())}: {hide(text, self.options)}") from None
+
+
+class _Changed(Exception):
+    """A file is not what it was when somebody decided to replace it."""
 
 
 def connect(uri: str, options: Options) -> tuple[Any, str]:

@@ -71,8 +71,7 @@ def sweep(
         for kld in pair:
             RateLossConfig(kld_target=kld)
     check_test(test, config.image_size)
-    run = Run(out)
-    with held(run, watch or Silent(), "sweep", data) as watch:
+    with held(Run(out), watch or Silent(), "sweep", data) as (run, watch):
         known = {"classes": classes.to_dict(), "classifier": to_dict(classifier)}
         run.open("sweep", to_dict(config) | {"sweep": kind}, data, known)
         train, tested = (_source(given, split) for given, split in ((data, "train"), (test, "test")))
