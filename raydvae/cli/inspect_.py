@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 from raydvae.cli.common import finish, storage_options
-from raydvae.errors import ConfigError
+from raydvae.errors import ConfigError, shown
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def _lines(about: dict[str, Any]) -> list[str]:
     counts = about["rows_per_class"]
     spread = f"{min(counts.values())} to {max(counts.values())} rows each" if counts else "no labels"
     lines = [
-        f"{about['dataset']}",
+        shown(about["dataset"]),
         f"  rows      {about['rows']} in {about['shards']} shards, {about['bytes'] / 1e6:.1f} MB",
-        f"  columns   {', '.join(about['columns'])}",
+        f"  columns   {shown(', '.join(about['columns']))}",
         f"  images    column {about['image_column']!r} ({about['image_encoding']}); sizes in the first shard: "
         + ", ".join(f"{size} ({count})" for size, count in about["image_sizes"].items()),
         f"  classes   {about['classes']}, {spread}",
@@ -79,7 +79,7 @@ def _lines(about: dict[str, Any]) -> list[str]:
     lines[2:2] = _parts(about)
     if about["unreadable"]:
         lines.append("  unusable  in the first shard: " + ", ".join(f"{n} {r}" for r, n in about["unreadable"].items()))
-    lines += [f"  made by   {step['kind']} of {step['source']}" for step in about["lineage"]]
+    lines += [f"  made by   {shown(str(step['kind']))} of {shown(str(step['source']))}" for step in about["lineage"]]
     lines += [f"  commits   {number} units of {step}" for step, number in about["commits"].items()]
     return lines
 

@@ -27,7 +27,7 @@ from raydvae.cli.report import Report
 from raydvae.cli.status import Status
 from raydvae.cli.table import Table
 from raydvae.cli.tune import Tune
-from raydvae.errors import Interrupted, RaydvaeError
+from raydvae.errors import Interrupted, RaydvaeError, shown
 
 Command = Union[  # noqa: UP007 - tyro reads the annotated members
     Annotated[Quickstart, subcommand("quickstart")],
@@ -75,7 +75,7 @@ def guarded(work: Callable[[], int]) -> int:
         say("Interrupted. What was committed is kept; the same command goes on from there.")
         return Interrupted.exit_code
     except RaydvaeError as error:
-        say(f"raydvae: {error}")
+        say(f"raydvae: {shown(str(error))}")
         return error.exit_code
 
 

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from raydvae.cli.main import run
-from raydvae.data.codecs import FORMATS
 from raydvae.data.dataset import open_dataset
+from raydvae.data.formats import READ
 from tests.data.helpers import as_bytes, struct_table, write
 
 
@@ -310,7 +310,7 @@ def test_an_import_says_what_it_took_and_what_not(tmp_path: Path, capsys: pytest
         "classes are the folders in x/",
         "train is the folder x/Train, test is the folder x/Test",
         "1 of 3 images cannot be read: 1 text. They are rows, and will be rejected with their reasons; convert them to "
-        f"one of {', '.join(FORMATS)} to keep them",
+        f"one of {', '.join(READ.values())} to keep them",
         "skipped 1: file of neither split (val/)",
         "skipped 1: no image (\\x1b[31m)",
     ]
