@@ -109,7 +109,7 @@ def with_chunk(extra: bytes) -> bytes:
         (b"<html><body>404</body></html>", "^HTML text, not a"),
         (b'<?xml version="1.0"?><svg xmlns="x"/>', "^an SVG drawing, not a"),
         (b'{"error": 404}', "^JSON text, not a"),
-        (gzip.compress(as_bytes(IMAGE, mtime=0)), "^gzip data, not a"),
+        (gzip.compress(as_bytes(IMAGE), mtime=0), "^gzip data, not a"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "^a HEIC image, not a"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "^a JPEG XL image, not a"),
         (b"%PDF-1.7\n", "^a PDF document, not a"),
