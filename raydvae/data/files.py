@@ -138,7 +138,11 @@ def by_split(names: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for split, words in SPLITS.items():
         for word in words:
-            of_word = [name for name in known if any(re.match(rf"{word}([-_.]|$)", part, re.IGNORECASE) for part in name.split("/"))]
+            of_word = [
+                name
+                for name in known
+                if any(re.match(rf"{word}([-_.]|$)", part, re.IGNORECASE) for part in name.split("/"))
+            ]
             if of_word:
                 found[split] = of_word
                 break
