@@ -45,6 +45,9 @@ def _local_folders(top: str) -> Iterator[tuple[str, str, list[str]]]:
     """Iterate over the folders: each with ``top`` or the link or hidden folder it was reached by, and its files."""
 
     def failed(error: OSError) -> None:
+        base = os.path.basename(str(error.filename))
+        if isinstance(error, PermissionError) and base.startswith((".", "_", "lost+found")):
+            return  # a disk's own folders; any other that may not be read would be missed
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from raydvae.data.local import linked_folders, local_files
 from raydvae.data.store import Store
+from raydvae.errors import StorageError
 
 
 def files(root: Path, *names: str) -> Path:
@@ -81,3 +83,22 @@ def test_a_link_that_leads_nowhere_is_an_empty_file_and_a_pipe_is_none(tmp_path:
     link(tmp_path / "self", "self")
     os.mkfifo(tmp_path / "pipe")
     assert local_files(str(tmp_path)) == {"a": 1, "lost": 0, "self": 0}
+
+
+def test_a_folder_that_may_not_be_read_is_named_but_for_a_disks_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path, "a/1", "lost+found/x", ".Trash-0/x", "part/2")
+    closed = {"lost+found", ".Trash-0"}
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if os.path.basename(path) in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert Store(str(tmp_path)).list() == {"a/1": 3, "part/2": 6}
+    closed.add("part")
+    with pytest.raises(StorageError, match="permission denied .*part"):
+        Store(str(tmp_path)).list()

@@ -63,6 +63,8 @@ def open_imagefolder(source: str, options: Options | None) -> Source:
     """
     store = Store(source, options)
     sizes = store.list()
+    if "" in sizes:
+        raise DataError(f"{shown(store.uri)} is a file, no folder of images. Unpack it, or name its --format.")
     items: dict[str, int | str] = {name: reason for name in sizes if (reason := _hidden(name))}
     visible = {name: size for name, size in sizes.items() if name not in items}
     images = pictures(store, visible)
@@ -73,41 +75,45 @@ def open_imagefolder(source: str, options: Options | None) -> Source:
     paths = [tuple(name.split("/")) for name in visible if name in images]
     folders = _layout(paths)
     labels = _labels(store, folders, paths, [name for name in visible if ending(name) in TABLES])
-    names: tuple[str, ...] | None
     if labels is not None:
         names, numbers = _numbered(labels)
         folders = _layout(paths, flat=True)
+        notes = [f"labels are taken from {few(labels.tables)}"]
         for path in paths:
             text = labels.of.get("/".join(path))
             items["/".join(path)] = "image that the table gives no label" if text is None else numbers[text]
-        notes = [f"labels are taken from {few(labels.tables)}"]
         for table in labels.tables:
             del items[table]
     elif folders.classes:
-        names = tuple(map(stored, folders.classes))
-        places = {name: place for place, name in enumerate(folders.classes)}
+        names, numbers = tuple(map(stored, folders.classes)), {name: at for at, name in enumerate(folders.classes)}
+        notes = _doubts(folders, paths)
         for path in paths:
             inside = path[len(folders.top(path) or ()) :]
-            items["/".join(path)] = places[inside[0]] if len(inside) > 1 and inside[0] in places else OUTSIDE
-        notes = _doubts(folders, paths)
+            items["/".join(path)] = numbers[inside[0]] if len(inside) > 1 and inside[0] in numbers else OUTSIDE
     else:
         state = _found(store, sizes)
         raise DataError(f"{shown(store.uri)} has no class folders: {state}. Expected SOURCE/CLASS/image files.")
     items |= {"/".join(path): folders.why_not(path) for path in paths if folders.top(path) is None}
-    stray = Counter(labels.unused if labels else ())
-    of: dict[str, dict[str, int | str]] = {split: {} for split in folders.tops}
-    split_of = {top: split for split, top in folders.tops.items()}
-    for name in filter(items.__contains__, sizes):
-        top = folders.top(tuple(name.split("/")))
-        if top is not None:
-            of[split_of[top]][name] = items[name]
-        else:
-            stray[str(items[name])] += 1
+    of, stray = _divided({name: items[name] for name in sizes if name in items}, folders)
+    stray.update(labels.unused if labels else {})
     if any(top and split and top[-1] != split for split, top in folders.tops.items()):
         notes.append(", ".join(f"{split} is the folder {shown('/'.join(top))}" for split, top in folders.tops.items()))
-    return Source(
-        {split: ImageFolder(store, sizes, chosen, names) for split, chosen in of.items()}, stray, tuple(notes)
-    )
+    parts = {split: ImageFolder(store, sizes, chosen, names) for split, chosen in of.items()}
+    return Source({**parts}, stray, tuple(notes))
+
+
+def _divided(items: Mapping[str, int | str], folders: _Layout) -> tuple[dict[str, dict[str, int | str]], Counter[str]]:
+    """Return the files of each split, and why those that are in none are no rows."""
+    of: dict[str, dict[str, int | str]] = {split: {} for split in folders.tops}
+    split_of = {top: split for split, top in folders.tops.items()}
+    stray: Counter[str] = Counter()
+    for name, item in items.items():
+        top = folders.top(tuple(name.split("/")))
+        if top is None:
+            stray[str(item)] += 1
+        else:
+            of[split_of[top]][name] = item
+    return of, stray
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +208,12 @@ def _labels(store: Store, folders: _Layout, images: Sequence[Path], tables: Sequ
     return None
 
 
-def _numbered(labels: Labels) -> tuple[tuple[str, ...] | None, dict[str, int | str]]:
+def _numbered(labels: Labels) -> tuple[tuple[str, ...] | None, dict[str, int]]:
     """Return the names of the classes, or None where labels are numbers, and the class of each label."""
     texts = set(labels.of.values())
     numbers = number(texts)
     if numbers is not None:
-        return None, dict(numbers)
+        return None, numbers
     if len(texts) > MAX_CLASSES:
         raise DataError(f"{shown(labels.tables[0])} has more than {MAX_CLASSES} labels; those are no classes.")
     names = tuple(sorted(texts))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +13,10 @@ import pytest
 from raydvae.data import importing
 from raydvae.data.dataset import open_dataset
 from raydvae.data.importing import ImportSummary, import_dataset
+from raydvae.data.readers.imagefolder import open_imagefolder
 from raydvae.data.schema import class_names
 from raydvae.data.store import Store
-from raydvae.errors import DataError
+from raydvae.errors import DataError, RaydvaeError
 from tests.data.helpers import as_bytes, random_images
 
 IMAGES = [as_bytes(image) for image in random_images(8)]
@@ -303,6 +306,24 @@ def test_a_table_that_is_of_no_use_is_named(tmp_path: Path, text: str | bytes, m
         import_dataset(source, Store(f"{source}-out"), "imagefolder")
 
 
+def test_damaged_tables_are_an_error_of_ours(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", "images/1.png", "images/2.png")
+    whole = {
+        "labels.csv": b'file_name,label\n1.png,"a"\n2.png,b\n',
+        "m.jsonl": b'{"file_name": "1.png", "label": 1}\n{"file_name": "2.png", "label": [2]}\n',
+    }
+    rng = random.Random(0)
+    for _ in range(200):
+        for name, text in whole.items():
+            data = bytearray(text)
+            for _ in range(rng.randint(1, 6)):
+                data[rng.randrange(len(data))] = rng.choice(b'\0\n\r",;\t{}[]:\\\xff09ax')
+            put(source, name, bytes(data))
+        with contextlib.suppress(RaydvaeError):
+            items = list(open_imagefolder(source, None).parts[""].scan())
+            assert len(items) >= 2
+
+
 def test_class_folders_count_before_a_table(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", "cat/1.png", "dog/2.png")
     put(source, "labels.csv", "file_name,label\n1.png,x\n2.png,y\n")
@@ -317,6 +338,12 @@ def test_folders_called_as_no_class_is_are_doubted(tmp_path: Path, names: tuple[
     summary, _ = imported(folder_of(tmp_path / "in", *names))
     assert len(summary.notes) == 1
     assert "as the folders are called; if those are none, put the images into one folder a class" in summary.notes[0]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"a.zip is a file, no folder of images. Unpack it"):
+        import_dataset(str(tmp_path / "a.zip"), Store(str(tmp_path / "out")), "imagefolder")
 
 
 def test_reasons_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
