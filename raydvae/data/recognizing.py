@@ -161,9 +161,10 @@ def _tensor_shape(field: pa.Field) -> tuple[int, ...] | None:
         return None
     try:
         shape = json.loads(metadata.get(b"ARROW:extension:metadata", b""))
-        return tuple(int(side) for side in shape) or None
-    except (ValueError, TypeError):
+    except ValueError:
         return None
+    known = isinstance(shape, list) and all(isinstance(side, int) and 0 < side < 2**20 for side in shape)
+    return tuple(shape) or None if known else None
 
 
 def _text(kind: pa.DataType, rows: pa.Array | None) -> ImageColumn:

@@ -134,7 +134,7 @@ def test_numbers_that_are_no_labels_are_explained(tmp_path: Path, labels: list[o
         find_classes(labeled(tmp_path, labels))
 
 
-@pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), {"id": 1}, datetime.timedelta(1)])
+@pytest.mark.parametrize("value", [datetime.date(2020, 1, 1), {"id": 1}, datetime.timedelta(1), [["a"]], [[1]]])
 def test_another_type_is_named(tmp_path: Path, value: object) -> None:
     with pytest.raises(
         DataError, match=r"Column 'label' is of type .*; read are whole numbers .*: cast it, or set"
