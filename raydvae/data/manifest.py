@@ -22,6 +22,7 @@ import raydvae
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Dataset
 from raydvae.data.files import hidden
+from raydvae.data.merging import revealed
 from raydvae.data.rows import Rows, build_table
 from raydvae.data.store import Store, checksum
 from raydvae.data.units import Unit
@@ -166,6 +167,7 @@ class Run:
 def parquet_bytes(table: pa.Table, image: str | None = None) -> bytes:
     """Return ``table`` as one parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
+    table = pa.Table.from_arrays(table.columns, schema=revealed(table.schema))
     pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **parquet_options(table.schema, image))
     return buffer.getvalue()
 
