@@ -231,6 +231,8 @@ def _structs(one: pa.StructType, two: pa.StructType) -> pa.DataType | None:
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType:
+    if "_view" not in str(kind):  # the same type to the letter: a map's, built anew, would name its parts otherwise
+        return kind
     if pt.is_string_view(kind):
         return pa.large_string()
     if pt.is_binary_view(kind):
