@@ -200,7 +200,7 @@ def test_rows_that_hold_no_image_are_rejected_with_a_reason(
         (pa.list_(pa.list_(pa.list_(pa.int64()))), "its pixels are int64"),
         (pa.int64(), "'image' is of type int64; .*cast them to uint8"),
         (pa.timestamp("us"), r"'image' is of type timestamp\[us\]; read are encoded bytes"),
-        (pa.map_(pa.string(), pa.int8()), "'image' is of type map<string, int8>; read are encoded bytes"),
+        (pa.map_(pa.string(), pa.int8()), "'image' is of type map<string, int8.*>; read are encoded bytes"),
     ],
 )
 def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path, kind: pa.DataType, words: str) -> None:
