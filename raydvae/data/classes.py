@@ -86,7 +86,7 @@ def find_classes(dataset: Dataset, num_classes: int | None = None) -> Classes:
 
 
 def _sparse_in(dataset: Dataset, most: int) -> Classes | None:
-    """Return the classes of ids far apart, if these are some and not more than ``most``.
+    """Return the classes of ids far apart, if these are not more than ``most`` and mostly beyond: a few are strays.
 
     All labels are scanned only where the first file's are not numbers below ``most`` anyway.
     """
@@ -94,7 +94,8 @@ def _sparse_in(dataset: Dataset, most: int) -> Classes | None:
     if first is None or all(isinstance(label, int) and label < most for label in labels.distinct(first)):
         return None
     ids = sorted(label for label in _scan(dataset) if isinstance(label, int) and label >= 0)
-    return _of_ids(ids) if _are_sparse(ids) and len(ids) <= most else None
+    beyond = sum(label >= most for label in ids)
+    return _of_ids(ids) if _are_sparse(ids) and len(ids) <= most and 2 * beyond > len(ids) else None
 
 
 def _are_sparse(ids: list[int]) -> bool:

@@ -16,10 +16,9 @@ READ_TYPES = (
 
 def fits(kind: pa.DataType) -> bool:
     """Whether a column of type ``kind`` can hold labels."""
-    kind = _inner(kind)
-    return is_text(kind) or bool(
-        pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind) or pt.is_decimal(kind)
-    )
+    inner = _inner(kind)
+    numbers = (pt.is_integer, pt.is_floating, pt.is_boolean, pt.is_decimal)
+    return is_text(kind) or any(test(inner) for test in numbers)
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -38,7 +37,7 @@ def values(rows: pa.ChunkedArray | pa.Array) -> list[Label]:
     """Return the labels in ``rows``: None for null, NaN, text that is not UTF-8 and lists of none or several."""
     kind = _inner(rows.type)
     plain = rows.to_pylist()
-    if (pt.is_integer(kind) or is_text(kind)) and not is_list(rows.type) and not _bytes(kind):
+    if (pt.is_integer(kind) or is_text(rows.type)) and not is_list(rows.type) and not _bytes(kind):
         return list(plain)
     return [_one(value) for value in plain]
 

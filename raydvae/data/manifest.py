@@ -26,6 +26,7 @@ from raydvae.data.dataset import Dataset
 from raydvae.data.failures import hide_all
 from raydvae.data.files import hidden
 from raydvae.data.identity import BODY, body_sum
+from raydvae.data.merging import revealed
 from raydvae.data.rows import Rows, build_table
 from raydvae.data.schema import ORIGIN
 from raydvae.data.store import TEMPORARY, Store, checksum
@@ -237,6 +238,7 @@ def described(files: Mapping[str, bytes]) -> dict[str, list[int | str]]:
 def parquet_bytes(table: pa.Table, image: str | None = None) -> bytes:
     """Return ``table`` as one parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
+    table = pa.Table.from_arrays(table.columns, schema=revealed(table.schema))
     with pq.ParquetWriter(buffer, table.schema, **parquet_options(table.schema, image)) as writer:
         writer.write_table(table, row_group_size=max(1, table.num_rows))
         if ORIGIN in (table.schema.metadata or {}):

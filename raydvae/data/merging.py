@@ -15,24 +15,38 @@ from raydvae.data.columns import is_list, storage_of
 from raydvae.errors import DataError
 
 Names = Callable[[pa.Schema, str], tuple[str, ...] | None]
-EXTENSION = b"ARROW:extension:name", b"ARROW:extension:metadata"
+EXTENSION = {b"ARROW:extension:name": b"raydvae.type.name", b"ARROW:extension:metadata": b"raydvae.type.metadata"}
 
 
 def storable(schema: pa.Schema) -> pa.Schema:
-    """Return the schema that files of ``schema`` are written in.
+    """Return the schema that rows of files of ``schema`` have here.
 
     Types that Python packages register are what they are where these are not loaded: Ray's and Hugging Face's tensors
-    are lists in every process, and their names stay in the fields' metadata, and so in the files.
+    are lists in every process. Their names stay in the fields' metadata, under keys that Arrow does not know: a schema
+    that travels to a process with Ray would arrive as another one. `revealed` puts them back for files.
     """
     fields = []
     for field in schema:
+        metadata = {EXTENSION.get(key, key): value for key, value in (field.metadata or {}).items()}
         if isinstance(field.type, pa.ExtensionType):
             names = field.type.extension_name.encode(), field.type.__arrow_ext_serialize__()
-            metadata = dict(field.metadata or {}) | dict(zip(EXTENSION, names, strict=True))
-            field = pa.field(field.name, field.type.storage_type, field.nullable, metadata)
+            metadata |= dict(zip(EXTENSION.values(), names, strict=True))
+            field = field.with_type(field.type.storage_type)
         if not (pt.is_string_view(field.type) or pt.is_binary_view(field.type)):  # pyarrow cannot write inner views
             field = field.with_type(_without_views(field.type))
-        fields.append(field)
+        fields.append(field.with_metadata(metadata or None))
+    return pa.schema(fields, schema.metadata)
+
+
+def revealed(schema: pa.Schema) -> pa.Schema:
+    """Return the schema that files have whose rows are of ``schema``: types' names are where Arrow finds them."""
+    known = {hidden: key for key, hidden in EXTENSION.items()}
+    fields = [
+        field.with_metadata({known.get(key, key): value for key, value in field.metadata.items()})
+        if field.metadata
+        else field
+        for field in schema
+    ]
     return pa.schema(fields, schema.metadata)
 
 
@@ -49,7 +63,8 @@ def plain(rows: pa.Array) -> pa.Array:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return ``table`` with the columns of ``schema``, in its order and types; metadata stays the table's."""
-    if table.schema.equals(schema):
+    known = any(EXTENSION.keys() & (field.metadata or {}).keys() for field in table.schema)
+    if table.schema.equals(schema) and not known:
         return table
     if table.schema.names != schema.names:
         table = table.select(schema.names)
@@ -216,6 +231,8 @@ def _structs(one: pa.StructType, two: pa.StructType) -> pa.DataType | None:
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType:
+    if "_view" not in str(kind):  # the same type to the letter: a map's, built anew, would name its parts otherwise
+        return kind
     if pt.is_string_view(kind):
         return pa.large_string()
     if pt.is_binary_view(kind):

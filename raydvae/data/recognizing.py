@@ -155,15 +155,16 @@ def _ragged(kind: pa.StructType) -> bool:
 
 
 def _tensor_shape(field: pa.Field) -> tuple[int, ...] | None:
-    """Return the shape that the metadata of Ray's tensor types tells; they come as lists where Ray is not loaded."""
+    """Return the shape that the metadata of Ray's tensor types tells; see `merging.storable`."""
     metadata = field.metadata or {}
-    if not metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor"):
+    if not metadata.get(b"raydvae.type.name", b"").startswith(b"ray.data.arrow_tensor"):
         return None
     try:
-        shape = json.loads(metadata.get(b"ARROW:extension:metadata", b""))
-        return tuple(int(side) for side in shape) or None
-    except (ValueError, TypeError):
+        shape = json.loads(metadata.get(b"raydvae.type.metadata", b""))
+    except ValueError:
         return None
+    known = isinstance(shape, list) and all(isinstance(side, int) and 0 < side < 2**20 for side in shape)
+    return tuple(shape) or None if known else None
 
 
 def _text(kind: pa.DataType, rows: pa.Array | None) -> ImageColumn:

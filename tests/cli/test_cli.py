@@ -336,7 +336,7 @@ def test_folder_of_horrors(tmp_path: Path, capsys: pytest.CaptureFixture[str], i
     }
     bad = {
         "truncated jpeg": (as_bytes(picture, "JPEG")[:-200], 1, "cannot be decoded"),
-        "text file": (b"these are no pixels", 1, "not a JPEG, PNG or WEBP image"),
+        "text file": (b"these are no pixels", 1, "text, not a JPEG, PNG, WebP"),
         "1x1 png": (as_bytes(picture.resize((1, 1))), 1, "1x1 pixels where 32x32 are expected"),
         "label out of range": (as_bytes(picture), 10, "label 10 is outside of the 10 classes"),
     }

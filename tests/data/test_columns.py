@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_rows_that_hold_no_image_are_rejected_with_a_reason(
         (pa.list_(pa.list_(pa.list_(pa.int64()))), "its pixels are int64"),
         (pa.int64(), "'image' is of type int64; .*cast them to uint8"),
         (pa.timestamp("us"), r"'image' is of type timestamp\[us\]; read are encoded bytes"),
-        (pa.map_(pa.string(), pa.int8()), "'image' is of type map<string, int8>; read are encoded bytes"),
+        (pa.map_(pa.string(), pa.int8()), "'image' is of type map<string, int8.*>; read are encoded bytes"),
     ],
 )
 def test_a_column_of_another_type_is_named_with_its_type(tmp_path: Path, kind: pa.DataType, words: str) -> None:
@@ -232,6 +233,37 @@ def test_files_must_store_flat_pixels_in_one_order(tmp_path: Path) -> None:
         DataError, match=r"of .*b.parquet are stored otherwise than those of .*a.parquet: .*\(3, H, W\)"
     ):
         open_dataset(str(tmp_path))
+
+
+def test_a_type_that_a_process_registers_travels_as_it_is_stored(tmp_path: Path) -> None:
+    class Tensor(pa.ExtensionType):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(pa.large_list(pa.uint8()), RAY)
+
+        def __arrow_ext_serialize__(self) -> bytes:
+            return b"[8, 8, 3]"
+
+        @classmethod
+        def __arrow_ext_deserialize__(cls, storage: pa.DataType, data: bytes) -> Tensor:
+            return cls()
+
+    images, column, metadata = CASES["Ray's tensor"]
+    schema = pa.schema([pa.field("image", column.type, metadata=metadata), ("label", pa.int64())])
+    source = pa.table([column, pa.array([0, 1] * 3)], schema=schema)
+    folder = str(write(tmp_path, source))
+    without = open_dataset(folder)
+    pa.register_extension_type(Tensor())
+    try:  # as in a worker, where Ray is loaded
+        dataset = pickle.loads(pickle.dumps(without))
+        assert open_dataset(folder).schema == dataset.schema == without.schema
+        (unit,) = dataset.units()
+        rows = pickle.loads(pickle.dumps(decode_unit(dataset, unit, SIZE)))
+        assert np.array_equal(rows.images, images)
+        data = parquet_bytes(build_table(dataset.schema, rows, rows.images), "image")
+        assert pq.read_table(pa.BufferReader(data)).schema.field("image").type == Tensor()
+    finally:
+        pa.unregister_extension_type(RAY)
+    assert pq.read_table(pa.BufferReader(data)).schema.field("image").metadata == metadata
 
 
 def test_rays_pickled_shapes_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from raydvae.data.classes import Classes, find_classes
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.files import by_split, neither
+from raydvae.data.merging import revealed
 from raydvae.data.readers import Entry, Skip, Source
 from raydvae.data.schema import ImageSchema
 from raydvae.data.store import Options
@@ -41,12 +42,13 @@ class Parquet:
 
     def schema(self, names: Sequence[str]) -> pa.Schema:
         """See `Reader.schema`: the source's, in which the classes are ``names`` if it names them."""
-        arrow = self.dataset.schema.arrow
+        arrow = revealed(self.dataset.schema.arrow)
         if self.dataset.schema.class_names is None or len(names) == self.classes.count:
             return arrow
         metadata = dict(arrow.metadata)
         described = json.loads(metadata[b"huggingface"])
-        described["info"]["features"][self.dataset.schema.label]["names"] = list(names)
+        feature = described["info"]["features"][self.dataset.schema.label]
+        (feature.get("feature") or feature)["names"] = list(names)
         return arrow.with_metadata(metadata | {b"huggingface": json.dumps(described).encode()})
 
     def table(self, entries: Sequence[Entry], schema: pa.Schema) -> pa.Table:
@@ -55,7 +57,8 @@ class Parquet:
         for unit, rows in groupby(entries, key=lambda entry: entry.file):
             places = pa.array([entry.at for entry in rows], pa.int64())
             parts.append(self._read(self.units[unit]).take(places))
-        return self.dataset.schema.written(pa.concat_tables(parts)).replace_schema_metadata(schema.metadata)
+        table = self.dataset.schema.written(pa.concat_tables(parts))
+        return pa.Table.from_arrays(table.columns, schema=schema)
 
     def _read(self, unit: Unit) -> pa.Table:
         if self.held is None or self.held[0] is not unit:
