@@ -162,7 +162,7 @@ def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[label]
         names = (feature.get("feature") or feature)["names"]  # of a list of class labels, too
-        return tuple(str(name) for name in names) or None
+        return tuple(str(name) for name in names) or None if isinstance(names, list) else None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
