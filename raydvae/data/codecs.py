@@ -50,26 +50,33 @@ def decode(data: bytes, limits: DataConfig, size: int = 0) -> Array:
     has some bytes. With ``size`` an image that is not ``size`` x ``size`` is refused there as well, where the policy
     is to reject it.
     """
-    if len(data) > limits.max_image_bytes:
-        raise BadImage(f"{len(data)} bytes, more than the limit of {limits.max_image_bytes}")
-    kind = format_of(data)
-    if kind is None:
-        names = list(READ.values())
-        raise BadImage(f"{name_of(data)}, not a {', '.join(names[:-1])} or {names[-1]} image")
+    with _reasons(data), _opened(data, limits) as image:
+        width, height = _upright(image)
+        if size and limits.size_policy == "reject" and (width, height) != (size, size):
+            raise BadImage(other_size(width, height, size))
+        image.load()
+        turn = _turn(image)  # after loading: Pillow turns a TIFF itself, and no other
+        return _to_rgb(image if turn is None else image.transpose(turn))
+
+
+def header(data: bytes, limits: DataConfig) -> tuple[int, int]:
+    """Return width and height, upright, without decoding; `BadImage` where `decode` would not get as far."""
+    with _reasons(data), _opened(data, limits) as image:
+        return _upright(image)
+
+
+@contextlib.contextmanager
+def _reasons(data: bytes) -> Iterator[None]:
+    """Make a reason of whatever goes wrong with ``data``."""
     try:
-        with _opened(data, kind, limits) as image:
-            width, height = _upright(image)
-            if size and limits.size_policy == "reject" and (width, height) != (size, size):
-                raise BadImage(other_size(width, height, size))
-            image.load()
-            turn = _turn(image)  # after loading: Pillow turns a TIFF itself, and no other
-            return _to_rgb(image if turn is None else image.transpose(turn))
+        yield
     except BadImage:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, far above any image of a data set
         raise BadImage(f"too many pixels: {error}") from None
     except UnidentifiedImageError:
-        raise BadImage(f"cannot be decoded: damaged, or of a kind of {READ[kind]} that is not read") from None
+        kind = READ[format_of(data) or "JPEG"]
+        raise BadImage(f"cannot be decoded: damaged, or of a kind of {kind} that is not read") from None
     except Exception as error:  # decoders fail in many ways on damaged bytes; each is a reason, none ends the run
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from None
 
@@ -79,22 +86,25 @@ def size_of(data: bytes) -> tuple[int, int] | None:
 
     Sizes beyond the limits are told, too.
     """
-    kind = format_of(data)
     try:
-        if kind is None:
-            return None
-        announced = webp_size(data) if kind == "WEBP" else None
+        announced = webp_size(data) if format_of(data) == "WEBP" else None
         if announced and announced[0] * announced[1] > FREE_PIXELS:  # opening it would allocate as much
             return announced
-        with _opened(data, kind, None) as image:
+        with _opened(data, None) as image:
             return _upright(image)
-    except Exception:  # as in decode
+    except Exception:  # as in `_reasons`
         return None
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, kind: str, limits: DataConfig | None) -> Iterator[Image.Image]:
+def _opened(data: bytes, limits: DataConfig | None) -> Iterator[Image.Image]:
     """Open an image with Pillow, once what it announces is within the limits."""
+    if limits and len(data) > limits.max_image_bytes:
+        raise BadImage(f"{len(data)} bytes, more than the limit of {limits.max_image_bytes}")
+    kind = format_of(data)
+    if kind is None:
+        names = list(READ.values())
+        raise BadImage(f"{name_of(data)}, not a {', '.join(names[:-1])} or {names[-1]} image")
     if kind == "PNG":
         essential = essential_png(data, MAX_CHUNKS)
         if essential is None:

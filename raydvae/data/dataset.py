@@ -137,8 +137,7 @@ def probe_size(dataset: Dataset) -> int:
     images = dataset.read(unit, [dataset.schema.image]).column(0)
     for value in dataset.schema.values(images.slice(0, PROBED_ROWS)):
         try:
-            size = dataset.schema.size(value) or dataset.schema.pixels(value, dataset.data).shape[1::-1]
-            sizes[int(size[0]), int(size[1])] += 1
+            sizes[dataset.schema.measure(value, dataset.data)] += 1
         except BadImage as error:
             reasons[str(error)] += 1
     if not sizes:

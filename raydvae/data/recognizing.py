@@ -90,7 +90,7 @@ def recognize(field: pa.Field, rows: pa.Array | None, where: str) -> ImageColumn
         order, gray = _layout(shapes, field.name, kind, where)
         return Pixels(kind, order, None, gray)
     shape = _tensor_shape(field)
-    if shape:
+    if shape and kind.value_type == pa.uint8():
         return _fixed(kind, shape, field.name, where)
     if _bare(kind.value_type) == pa.uint8():
         return _flat(field, rows, where)
@@ -98,6 +98,8 @@ def recognize(field: pa.Field, rows: pa.Array | None, where: str) -> ImageColumn
         return _nested(kind, rows, field.name, where)
     inner = recognize(pa.field(field.name, kind.value_type), None if rows is None else rows.flatten(), where)
     if _is_text(kind.value_type) and isinstance(inner, Struct):
+        if rows is None:
+            return One(kind, Base64(kind.value_type, uri=False))
         raise DataError(f"Column {field.name!r} of {where} holds lists of paths; paths are read from a text column.")
     return One(kind, inner)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raydvae.config import DataConfig
 from raydvae.data import labels, recognizing
-from raydvae.data.codecs import Array, BadImage, decode, size_of
+from raydvae.data.codecs import Array, BadImage, decode, header, size_of
 from raydvae.data.columns import ImageColumn, Value
 from raydvae.data.merging import conform, in_memory
 from raydvae.errors import DataError
@@ -72,6 +72,12 @@ class ImageSchema:
         if isinstance(value, BadImage):
             return None
         return size_of(value) if isinstance(value, bytes) else (value.shape[1], value.shape[0])
+
+    def measure(self, value: Value, limits: DataConfig) -> tuple[int, int]:
+        """Return width and height of one of `values` without decoding it; `BadImage` where its header is refused."""
+        if isinstance(value, BadImage):
+            raise value
+        return header(value, limits) if isinstance(value, bytes) else (value.shape[1], value.shape[0])
 
     def carried(self, rows: pa.ChunkedArray) -> pa.Array:
         """Return what rows of the image column hold beside their images, for `build`."""
@@ -156,7 +162,7 @@ def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[label]
         names = (feature.get("feature") or feature)["names"]  # of a list of class labels, too
-        return tuple(str(name) for name in names) or None
+        return tuple(str(name) for name in names) or None if isinstance(names, list) else None
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from raydvae.data.codecs import BadImage, decode, encode, fit, size_of
+from raydvae.data.codecs import BadImage, decode, encode, fit, header, size_of
 from tests.data.helpers import as_bytes, plain, random_images
 
 LIMITS = plain()
@@ -232,6 +232,13 @@ def test_an_unwanted_size_is_refused_by_the_header() -> None:
         decode(png_header(1900, 2000), LIMITS, size=32)
     with pytest.raises(BadImage, match="cannot be decoded"):  # to be resized: its pixels are looked at
         decode(png_header(1900, 2000), plain("resize"), size=32)
+
+
+def test_a_header_is_measured_within_the_limits() -> None:
+    assert header(png_header(1900, 2000), LIMITS) == (1900, 2000)
+    for data, reason in ((bomb(8000), "34 bytes"), (png_header(9000, 9000), "limit of"), (b"x", "text, not a")):
+        with pytest.raises(BadImage, match=reason):
+            header(data, LIMITS)
 
 
 def test_a_png_of_very_many_chunks_is_refused() -> None:

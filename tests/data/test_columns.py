@@ -79,6 +79,7 @@ CASES: dict[str, tuple[Array, pa.Array, dict[bytes, bytes] | None]] = {
     "base64": (IMAGES, pa.array(BASE64), None),
     "base64 in large text": (IMAGES, pa.array(BASE64, pa.large_string()), None),
     "base64 view": (IMAGES, pa.array(BASE64, pa.string_view()), None),
+    "list of one text": (IMAGES, pa.array([[text] for text in BASE64]), None),
     "data URI": (IMAGES, pa.array([f"data:image/png;base64,{text}" for text in BASE64]), None),
     "list of one": (IMAGES, pa.array([[b] for b in PNGS]), None),
     "large list of one struct": (
@@ -271,6 +272,12 @@ def test_rays_pickled_shapes_are_refused(tmp_path: Path) -> None:
     schema = pa.schema([pa.field("image", pa.list_(pa.uint8()), metadata=metadata), ("label", pa.int64())])
     table = pa.table([flat(IMAGES, pa.list_(pa.uint8())), pa.array([0] * COUNT)], schema=schema)
     with pytest.raises(DataError, match=r"a tensor as Ray 2.49 to 2.54 wrote it.*pickles from outside are not loaded"):
+        open_dataset(str(write(tmp_path, table)))
+
+
+def test_lists_of_paths_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"image": [["a.png"], ["b.png"]], "label": [0, 1]})
+    with pytest.raises(DataError, match="holds lists of paths; paths are read from a text column"):
         open_dataset(str(write(tmp_path, table)))
 
 

@@ -172,4 +172,7 @@ def test_class_names_travel_in_the_hugging_face_metadata() -> None:
     assert class_names(arrow, "z") == ("q",)
     assert class_names(arrow, "image") is None
     assert class_names(arrow.with_metadata({b"huggingface": b"{not json"}), "label") is None
+    forged = b'{"info": {"features": {"label": {"names": "abc"}, "list": 3, "z": {"names": 5}}}}'
+    for column in ("label", "list", "z"):
+        assert class_names(arrow.with_metadata({b"huggingface": forged}), column) is None
     assert class_names(arrow.with_metadata(None), "label") is None
