@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raydvae.config import DataConfig
 from raydvae.data.codecs import BadImage
 from raydvae.data.files import PARQUET, SPLITS, by_split, find_files
 from raydvae.data.footers import SourceFile, fingerprint, origin, read_footer
-from raydvae.data.parquet_check import parquet_errors
+from raydvae.data.parquet_check import reading
 from raydvae.data.schema import ORIGIN, ImageSchema, detect
 from raydvae.data.store import Options, Store, absolute
 from raydvae.data.units import Unit, cut_file
@@ -44,8 +43,7 @@ class Dataset:
 
     def read(self, unit: Unit, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of one unit, undecoded."""
-        where = f"{self.store.uri}/{unit.source}"
-        with self.store.open(unit.source) as source, parquet_errors(where), pq.ParquetFile(source) as file:
+        with reading(self.store, unit.source) as file:
             groups = list(range(unit.first_group, file.num_row_groups))
             parts: list[pa.Table] = []
             skip, missing = unit.skip, unit.rows
@@ -64,9 +62,9 @@ class Dataset:
     def labels(self) -> Iterator[pa.ChunkedArray]:
         """Iterate over the label column of every file."""
         for file in self.files:
-            with self.store.open(file.name) as source, parquet_errors(f"{self.store.uri}/{file.name}"):
+            with reading(self.store, file.name, pre_buffer=True) as opened:
                 # Not read_table, which imports pandas: seconds, here and in every worker process.
-                column = pq.ParquetFile(source, pre_buffer=True).read([self.schema.label]).column(0)
+                column = opened.read([self.schema.label]).column(0)
             yield column
 
 
