@@ -17,6 +17,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from raydvae import stopping
+from raydvae.data.damage import mend
 from raydvae.data.dataset import Dataset
 from raydvae.data.lease import Lease
 from raydvae.data.manifest import Run
@@ -122,16 +124,17 @@ class Silent:
 
 
 @contextmanager
-def held(run: Run, watch: Watch, kind: str, *sources: Dataset) -> Iterator[Watch]:
-    """Have the run's folder to oneself; the watch that is given notes progress there too (see `Lease`).
+def held(run: Run, watch: Watch, kind: str, *sources: Dataset) -> Iterator[tuple[Run, Watch]]:
+    """Have the run's folder to oneself: yield the run to write to, and a watch that notes progress there too.
 
+    The run's stores are fenced, wherever they are sent: whoever lost the folder writes nothing more (see `Lease`).
     Raises as `Run.check` does, before anything is written. What drivers that were killed have left half written is
     deleted at the end.
     """
     run.check(kind, *sources)
     left = run.store.leftovers()  # before the lease, which writes, too
     with Lease(run.home) as lease:
-        yield _Noted(watch, lease)
+        yield Run(run.store.fenced(lease.term)), _Noted(watch, lease)
         for name in left:
             run.store.delete(name)
 
@@ -156,17 +159,36 @@ class _Noted:
             yield both
 
 
+def units_left(run: Run, step: str, data: Dataset, verify: bool = False, spare: str = "") -> list[Unit]:
+    """Return the units of ``data`` that ``step`` has not committed, or whose files are damaged by now.
+
+    With ``verify`` their sums are compared whatever that costs; ``spare`` is that of `raydvae.data.damage.examine`.
+    """
+    good = mend(run, step, verify or None, spare).good
+    return [unit for unit in data.units() if unit.id not in good]
+
+
 def apply_to_units(
-    engine: Engine, run: Run, work: UnitWork, data: Dataset, watch: Watch | None = None
+    engine: Engine,
+    run: Run,
+    work: UnitWork,
+    data: Dataset,
+    watch: Watch | None = None,
+    left: Sequence[Unit] | None = None,
 ) -> tuple[int, float]:
-    """Do ``work`` on the units of ``data`` that are not committed yet; return their rows and the seconds it took."""
-    done = run.done(work.name)
-    left = [unit for unit in data.units() if unit.id not in done]
+    """Do ``work`` on the units of ``data`` that are left to do; return their rows and the seconds it took.
+
+    ``left`` are those units where the caller knows them, by `units_left`.
+    """
+    left = units_left(run, work.name, data) if left is None else left
+    if not left:
+        return 0, 0.0
     rows = sum(unit.rows for unit in left)
     started = time.monotonic()
     with (watch or Silent()).step(work.name, rows, "rows") as advance:
         for record in engine.map(work, left):
             advance(record)
+            stopping.check()
     return rows, time.monotonic() - started
 
 
@@ -222,6 +244,7 @@ class InProcess:
         """See `Engine.map`."""
         work.load(self.device)
         for unit in units:
+            stopping.check()
             rows = work.read(unit)
             with one_thread(self.device, self.threads):
                 result = work.compute(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ from raydvae.attacks.configs import NTGAConfig
 from raydvae.attacks.recipes import Recipe, prepare
 from raydvae.data.classes import Classes
 from raydvae.data.dataset import Dataset
-from raydvae.data.manifest import Run, check_rejected, parquet_bytes
+from raydvae.data.manifest import HOME, Run, check_rejected, parquet_bytes
 from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import Selection, select
+from raydvae.data.store import checksum
 from raydvae.data.units import Unit
-from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, units_left
 
 BATCH = 128
 STEP = "poison"
 PARTS = "work/poison"
-TABLE = "poison.parquet"
+TABLE, TABLE_SUM = "poison.parquet", "poison.sha256"
 
 
 @dataclass(slots=True)
@@ -93,8 +94,24 @@ def publish(
 ) -> dict[str, Any]:
     """Publish a poisoned unit: its part of the table of poisoned rows, its file, and the record."""
     table = pa.table({"row_id": rows.row_ids, "poisoned": mask, "norm": norms})
-    run.home.write(f"{PARTS}/{rows.unit.file}", parquet_bytes(table))
-    return run.commit(STEP, data, rows, out, notes={"rows_poisoned": int(mask.sum())})
+    part = {f"{HOME}/{PARTS}/{rows.unit.file}": parquet_bytes(table)}
+    run.write(part)
+    return run.commit(STEP, data, rows, out, notes={"rows_poisoned": int(mask.sum())}, written=part)
+
+
+def to_poison(run: Run, data: Dataset, verify: bool = False) -> list[Unit]:
+    """Return the units that are left to poison, damaged ones included; all of them where the table is lost."""
+    if not whole(run):
+        run.home.delete(TABLE)
+        return units_left(run, STEP, data, verify)
+    return units_left(run, STEP, data, verify, spare=f"{HOME}/{PARTS}/")
+
+
+def whole(run: Run) -> bool:
+    """Whether the table of poisoned rows is there, as it was written."""
+    if not run.home.exists(TABLE) or not run.home.exists(TABLE_SUM):  # an older version wrote no sum
+        return run.home.exists(TABLE)
+    return bool(checksum(run.home.read(TABLE)) == run.home.read(TABLE_SUM).decode(errors="replace"))
 
 
 def collect(run: Run) -> dict[str, int]:
@@ -103,8 +120,10 @@ def collect(run: Run) -> dict[str, int]:
     if not run.home.exists(TABLE):
         parts = [run.home.read(f"{PARTS}/{record['unit']}.parquet") for record in records]
         tables = [pq.ParquetFile(pa.BufferReader(part)).read() for part in parts]
-        run.home.write(TABLE, parquet_bytes(pa.concat_tables(tables)))
-        run.home.delete(PARTS)
+        table = parquet_bytes(pa.concat_tables(tables))
+        run.home.write(TABLE_SUM, checksum(table).encode())
+        run.home.write(TABLE, table)
+    run.home.delete(PARTS)
     names = ("rows_in", "rows_out", "rows_rejected", "rows_poisoned")
     return {name: sum(record[name] for record in records) for name in names}
 
@@ -119,20 +138,23 @@ def poison(
     ratio: float = 1.0,
     stratified: bool = False,
     watch: Watch | None = None,
+    verify: bool = False,
 ) -> dict[str, int]:
     """Poison a data set into ``run``'s folder, or go on with it; return the counts of rows.
 
-    ``ratio`` of the rows are poisoned, or of each class's if ``stratified``; the others keep their pixels.
+    ``ratio`` of the rows are poisoned, or of each class's if ``stratified``; the others keep their pixels. Units whose
+    files are damaged are done again; with ``verify`` all sums are compared.
     """
     chosen = rows_of(data, classes) if 0 < ratio < 1 else ()
     selection = select(chosen, ratio, recipe.config.seed, stratified)
     about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
-    with held(run, watch or Silent(), "poison", data) as watch:
-        run.open("poison", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+    with held(run, watch or Silent(), "poison", data) as (run, watch):
+        recipe = replace(recipe, store=run.home)
+        run.open("poison", about, data, {"classes": classes.to_dict()})
         work = PoisonWork(run, data, classes, recipe, selection)
-        if len(run.done(work.name)) < len(data.units()):
+        if left := to_poison(run, data, verify):
             prepare(recipe, data, classes, engine, watch)
-            apply_to_units(engine, run, work, data, watch)
+            apply_to_units(engine, run, work, data, watch, left)
         counts = collect(run)
     check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")
     return counts

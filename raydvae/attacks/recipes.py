@@ -7,15 +7,13 @@ held-out rows) in the run's folder, once, and `Recipe.build` loads it wherever r
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 from torch import nn
 
 from raydvae.attacks.ar import AR
@@ -48,7 +46,7 @@ from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, Watch
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
-from raydvae.training.checkpoint import load_model
+from raydvae.training.checkpoint import load_model, load_tensors, save_tensors
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import Task, resolve_slices
 
@@ -109,8 +107,7 @@ class Recipe:
         return model.to(memory_format=torch.channels_last)
 
     def _arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
-        arrays: dict[str, npt.NDArray[Any]] = load_arrays(self.store.read(name))
-        return arrays
+        return {key: tensor.numpy() for key, tensor in load_tensors(self.store, name).items()}
 
 
 def prepare(recipe: Recipe, data: Dataset, classes: Classes, engine: Engine, watch: Watch | None = None) -> None:
@@ -128,10 +125,10 @@ def prepare(recipe: Recipe, data: Dataset, classes: Classes, engine: Engine, wat
             _once(recipe, MEANS, lambda: _class_means(recipe, data, classes, engine.device, watch))
 
 
-def _once(recipe: Recipe, name: str, make: object) -> None:
-    assert callable(make)
+def _once(recipe: Recipe, name: str, make: Callable[[], Mapping[str, npt.NDArray[Any]]]) -> None:
     if not recipe.store.exists(name):
-        recipe.store.write(name, save_arrays(make()))
+        arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
+        save_tensors(recipe.store, name, {key: torch.from_numpy(array) for key, array in arrays.items()})
 
 
 def _task(recipe: Recipe) -> Task:

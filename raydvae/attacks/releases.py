@@ -13,14 +13,14 @@ import torch
 
 from raydvae.attacks.artifacts import Artifact, match, read_artifact, to_npy, to_pt
 from raydvae.attacks.base import Array, measure
-from raydvae.attacks.poisoning import collect, publish
+from raydvae.attacks.poisoning import collect, publish, to_poison
 from raydvae.data.classes import Classes, find_classes
 from raydvae.data.dataset import Dataset, open_dataset, probe_size
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.store import Options, Store, absolute, checksum
 from raydvae.data.units import Unit
-from raydvae.engine import Engine, Watch, apply_to_units
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
 from raydvae.errors import DataError, StorageError
 
 
@@ -84,16 +84,21 @@ def import_poison(
     engine: Engine,
     options: Options | None = None,
     watch: Watch | None = None,
+    verify: bool = False,
 ) -> dict[str, Any]:
-    """Lay the release at ``file`` (a file, or a folder of files) over ``clean``; return counts and measured norms."""
+    """Lay the release at ``file`` (a file, or a folder of files) over ``clean``; return counts and measured norms.
+
+    Units whose files are damaged are done again; with ``verify`` all sums are compared.
+    """
     files = _files(file, options)
     artifact = read_artifact(files, file).fit(clean.rows, (image_size, image_size, 3), classes.count)
-    run = Run(out)
     sums = {name: checksum(data) for name, data in sorted(files.items())}
     about = {"release": sums, "holds": artifact.holds}
-    run.open("poison", about, clean, {"classes": {"count": classes.count, "names": classes.names}})
-    apply_to_units(engine, run, ReleaseWork(run, clean, classes, image_size, artifact), clean, watch)
-    counts = collect(run)
+    with held(Run(out), watch or Silent(), "poison", clean) as (run, watch):
+        run.open("poison", about, clean, {"classes": classes.to_dict()})
+        left = to_poison(run, clean, verify)
+        apply_to_units(engine, run, ReleaseWork(run, clean, classes, image_size, artifact), clean, watch, left)
+        counts = collect(run)
     check_rejected(counts["rows_rejected"], clean.rows, clean.data.reject_limit, f"see {run.home.uri}/rejected")
     return {**counts, **norms(clean, run, classes, image_size)}
 
@@ -103,7 +108,7 @@ def norms(clean: Dataset, run: Run, classes: Classes, image_size: int) -> dict[s
     sizes: list[npt.NDArray[np.float64]] = []
     most = 0.0
     for before, after, _ in pairs(
-        clean, open_dataset(run.store.uri, clean.data, run.store.options), classes, image_size
+        clean, open_dataset(run.store.address, clean.data, run.store.options), classes, image_size
     ):
         change = after.astype(np.float64) - before
         sizes.append(measure(change / 255, "l2"))

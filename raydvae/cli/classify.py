@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.config import ClassifierName, ClassifyConfig
 from raydvae.errors import ConfigError
 from raydvae.evaluation.presets import ClassifyPreset, classify_preset
@@ -55,15 +55,15 @@ class Classify:
         self.where.check()
         config = self.settings()
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.store import Store
         from raydvae.defenses.recipes import find_recipe
         from raydvae.evaluation.protocol import classify
 
         recipe = find_recipe(self.defense)
         options = self.where.options()
-        trained = open_dataset(self.train, config.data, options, split="train")
-        tested = open_dataset(self.test, config.data, options, split="test")
+        trained = opened(self.train, config.data, options, "train")
+        tested = opened(self.test, config.data, options, "test")
         classes = find_classes(trained)
         size = config.image_size or probe_size(trained)
         with tempfile.TemporaryDirectory() as folder, self.where.engine() as engine:
@@ -79,6 +79,7 @@ class Classify:
                 "test_acc": round(accuracy.test_acc, 3),
                 "train_acc": round(accuracy.train_acc, 3),
                 "seconds": round(accuracy.seconds, 2),
+                "left_out": trained.left_out,
             },
             self.json,
             text,

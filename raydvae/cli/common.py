@@ -9,11 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
+from raydvae.data.failures import hide
+from raydvae.errors import safe_lines
+
 if TYPE_CHECKING:
+    from raydvae.config import DataConfig
+    from raydvae.data.dataset import Dataset
     from raydvae.distributed.engine import RayEngine
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of one step in a job's log
@@ -21,19 +26,36 @@ PLAIN_INTERVAL = 10.0  # seconds between two lines of one step in a job's log
 
 def set_up_logging() -> None:
     """Send messages to stderr; stdout is for results."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+    logging.getLogger().handlers[0].setFormatter(_Shown("%(message)s"))
     for name in ("fsspec", "s3fs", "botocore", "aiobotocore", "urllib3", "PIL", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class _Shown(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return safe_lines(hide(super().format(record)))
+
+
 def say(text: str) -> None:
-    """Tell the user something, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell the user something, on stderr. What is said holds no password that an address may have."""
+    print(safe_lines(hide(text)), file=sys.stderr, flush=True)
 
 
 def finish(result: Mapping[str, Any], as_json: bool, text: str) -> None:
     """End a command: ``text`` for a person, or ``result`` as the last line of stdout."""
-    print(json.dumps(result) if as_json else text, flush=True)
+    print(hide(json.dumps(result) if as_json else safe_lines(text)), flush=True)
+
+
+def opened(uri: str, data: DataConfig | None, options: Mapping[str, Any], split: Literal["train", "test"]) -> Dataset:
+    """Open a data set as `open_dataset` does, and say which files are left out where its names tell parts apart."""
+    from raydvae.data.dataset import open_dataset
+    from raydvae.data.files import left_out
+
+    dataset = open_dataset(uri, data, options, split)
+    if dataset.left_out:
+        say(f"{uri}: {left_out(split, len(dataset.files), dataset.rows, dataset.left_out)}")
+    return dataset
 
 
 class Progress:

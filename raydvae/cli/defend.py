@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.defenses.configs import DefenseConfig, find_defense
 from raydvae.errors import ConfigError
 
@@ -65,6 +65,8 @@ class Defend:
     """lfu, vae, ae, avatar: seed of everything random (0)."""
     image_size: int | None = None
     """Resize all images to this height and width."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -77,22 +79,24 @@ class Defend:
         config = self.settings()
         from raydvae.config import DataConfig
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.defenses.defending import check, defend
 
         options = self.where.options()
         limits = DataConfig(size_policy="resize" if self.image_size else "reject")
-        data = open_dataset(self.source, limits, options, split="train")
+        data = opened(self.source, limits, options, "train")
         classes = find_classes(data)
         size = self.image_size or probe_size(data)
         check(config, size, classes.count)
         with self.where.engine() as engine:
-            counts = defend(config, data, classes, size, Run(Store(self.out, options)), engine, Progress())
+            counts = defend(
+                config, data, classes, size, Run(Store(self.out, options)), engine, Progress(), self.verify_files
+            )
         seconds = time.monotonic() - started
         text = f"{counts['rows_out']} of {counts['rows_in']} rows, {counts['rows_rejected']} rejected: {self.out}"
-        finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)
+        finish({**counts, "seconds": round(seconds, 2), "out": self.out, "left_out": data.left_out}, self.json, text)
 
     def settings(self) -> DefenseConfig:
         """Return the defense's published settings with the flags on top; `ConfigError` for flags of others."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.cli.purify import Purify
 from raydvae.config import ClassifyConfig, sized
 from raydvae.detection.configs import DetectConfig
@@ -51,6 +51,8 @@ class Detect:
     """Resize all images to this height and width."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -63,14 +65,14 @@ class Detect:
             raise ConfigError(f"--out is {self.out}; flags are a parquet file, so give a name that ends in .parquet.")
         config = self.settings()
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store, absolute
         from raydvae.detection.detecting import detect
         from raydvae.reports.detection import write_page
 
         options, limits = self.where.options(), config.purify.data
-        data = open_dataset(self.source, limits, options, split="train")
+        data = opened(self.source, limits, options, "train")
         given = self.classes or (None if data.schema.class_names else config.purify.num_classes)
         classes = find_classes(data, given)
         size = self.image_size or (probe_size(data) if limits.size_policy == "reject" else config.purify.image_size)
@@ -78,11 +80,12 @@ class Detect:
         folder, name = absolute(self.out).rsplit("/", 1)
         work = self.work or f"{absolute(self.out).removesuffix('.parquet')}.work"
         with self.where.engine() as engine:
-            found = detect(data, classes, Run(Store(work, options)), config, engine, Progress())
+            found = detect(data, classes, Run(Store(work, options)), config, engine, Progress(), self.verify_files)
         store = Store(folder, options)
         page = write_page(found, data, classes, store, f"{name.removesuffix('.parquet')}.html")
         store.write(name, found.flags)
-        finish(result(found) | {"out": self.out, "report": page}, self.json, described(found, self.out, page))
+        about = result(found) | {"out": self.out, "report": page, "left_out": data.left_out}
+        finish(about, self.json, described(found, self.out, page))
 
     def settings(self) -> DetectConfig:
         """Return the preset with the flags on top."""

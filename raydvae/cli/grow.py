@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.cli.purify import Purify
 from raydvae.config import sized
 from raydvae.detection.configs import GrowConfig
@@ -41,6 +41,8 @@ class Grow:
     """Resize all images to this height and width."""
     seed: int | None = None
     """Seed of everything random (default 0)."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -62,19 +64,21 @@ class Grow:
         ).settings()
         config = GrowConfig(purify=base, steps=self.steps)
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.store import Store
         from raydvae.detection.growing import check_pair, grow
 
         options = self.where.options()
-        poisoned = open_dataset(self.poisoned, base.data, options, split="train")
-        clean = open_dataset(self.clean, base.data, options, split="train")
+        poisoned = opened(self.poisoned, base.data, options, "train")
+        clean = opened(self.clean, base.data, options, "train")
         check_pair(poisoned, clean)
         classes = find_classes(clean, self.classes or (None if clean.schema.class_names else base.num_classes))
         size = self.image_size or (probe_size(clean) if base.data.size_policy == "reject" else base.image_size)
         config = dataclasses.replace(config, purify=sized(base, classes.count, size))
         with self.where.engine() as engine:
-            counts = grow(poisoned, clean, classes, Store(self.out, options), config, engine, Progress())
+            counts = grow(
+                poisoned, clean, classes, Store(self.out, options), config, engine, Progress(), self.verify_files
+            )
         seconds = time.monotonic() - started
         text = f"{counts['rows_poisoned']} of {counts['rows_in']} rows made unlearnable: {self.out}"
         finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)

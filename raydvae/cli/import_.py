@@ -49,6 +49,8 @@ class Import:
             num_classes=self.classes,
             options=options,
         )
-        skipped = "".join(f"\n  skipped {count}: {reason}" for reason, count in summary.skipped.items())
-        text = f"{summary.rows} rows of {summary.classes} classes in {summary.shards} shards: {self.out}{skipped}"
-        finish(asdict(summary), self.json, text)
+        parts = ", ".join(f"{part} {rows}" for part, rows in summary.parts.items())
+        lines = [f"{summary.rows} rows of {summary.classes} classes in {summary.shards} shards ({parts}): {self.out}"]
+        lines += [f"  {note}" for note in summary.notes]
+        lines += [f"  skipped {count}: {reason}" for reason, count in summary.skipped.items()]
+        finish(asdict(summary), self.json, "\n".join(lines))

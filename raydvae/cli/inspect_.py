@@ -76,8 +76,21 @@ def _lines(about: dict[str, Any]) -> list[str]:
         + ", ".join(f"{size} ({count})" for size, count in about["image_sizes"].items()),
         f"  classes   {about['classes']}, {spread}",
     ]
+    lines[2:2] = _parts(about)
     if about["unreadable"]:
         lines.append("  unusable  in the first shard: " + ", ".join(f"{n} {r}" for r, n in about["unreadable"].items()))
     lines += [f"  made by   {step['kind']} of {step['source']}" for step in about["lineage"]]
     lines += [f"  commits   {number} units of {step}" for step, number in about["commits"].items()]
     return lines
+
+
+def _parts(about: dict[str, Any]) -> list[str]:
+    """Return what the commands that take one part of a divided folder say of it."""
+    from raydvae.data.files import left_out
+
+    parts = about["parts"]
+    if "train" not in parts:
+        return []
+    train = parts["train"]
+    others = [name for name in about["files"] if name not in train["files"]]
+    return [f"  parts     where one part is asked for, {left_out('train', len(train['files']), train['rows'], others)}"]

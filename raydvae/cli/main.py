@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
-from typing import Annotated, Union
+from collections.abc import Callable
+from typing import Annotated, Any, Union
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, subcommand
 
-from raydvae import __version__
+from raydvae import __version__, stopping
 from raydvae.cli.classify import Classify
 from raydvae.cli.common import say, set_up_logging
 from raydvae.cli.defend import Defend
@@ -63,33 +63,47 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str]) -> int:
     """Run one command and return its exit code; usage errors exit with 2."""
-    if args == ["--version"]:
-        print(f"raydvae {__version__}")
-        return 0
-    command = tyro.cli(
-        Command,
-        prog="raydvae",
-        description=f"Make unlearnable images learnable again, on Ray. Version {__version__}.",
-        args=args,
-        config=(FlagCreatePairsOff,),
-    )
-    set_up_logging()
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        where = getattr(command, "where", None)
-        address = (where and where.address) or ""
-        if address.startswith(("http://", "https://", "ray://")):
-            from raydvae.distributed.submit import submit
+    return guarded(lambda: _run(args))
 
-            return submit(address, without_address(args))
-        command.run()
+
+def guarded(work: Callable[[], int]) -> int:
+    """Return the exit code of ``work``, after a message where it raises one of our errors or is stopped."""
+    stopping.listen()
+    try:
+        return work()
     except (KeyboardInterrupt, Interrupted):
         say("Interrupted. What was committed is kept; the same command goes on from there.")
         return Interrupted.exit_code
     except RaydvaeError as error:
         say(f"raydvae: {error}")
         return error.exit_code
+
+
+def _run(args: list[str]) -> int:
+    if args == ["--version"]:
+        print(f"raydvae {__version__}")
+        return 0
+    command = parse(args)
+    set_up_logging()
+    where = getattr(command, "where", None)
+    address = (where and where.address) or ""
+    if address.startswith(("http://", "https://", "ray://")):
+        from raydvae.distributed.submit import submit
+
+        return submit(address, without_address(args))
+    command.run()
     return 0
+
+
+def parse(args: list[str]) -> Any:
+    """Return the command that ``args`` ask for; usage errors exit with 2."""
+    return tyro.cli(
+        Command,
+        prog="raydvae",
+        description=f"Make unlearnable images learnable again, on Ray. Version {__version__}.",
+        args=args,
+        config=(FlagCreatePairsOff,),
+    )
 
 
 def without_address(args: list[str]) -> list[str]:
@@ -100,10 +114,6 @@ def without_address(args: list[str]) -> list[str]:
             out.append(arg)
         skip = arg == "--address" and not skip
     return out
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted
 
 
 if __name__ == "__main__":

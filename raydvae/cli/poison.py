@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.attacks.configs import ClassMeans, EMWise, NoiseView, NTGANet, NTGAUpdate, SEPVariant
 from raydvae.attacks.registry import AttackConfig, find_attack
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.errors import ConfigError
 
 OWN = {  # flags that belong to some attacks only, and the setting each one is
@@ -100,6 +100,8 @@ class Poison:
     """ntga: held-out rows."""
     image_size: int | None = None
     """Resize all images to this height and width."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -116,7 +118,7 @@ class Poison:
         from raydvae.attacks.recipes import Recipe
         from raydvae.config import DataConfig
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
 
@@ -125,21 +127,29 @@ class Poison:
         limits = DataConfig(unit_rows=block or DataConfig().unit_rows)
         if self.image_size:
             limits = dataclasses.replace(limits, size_policy="resize")
-        data = open_dataset(self.source, limits, options, split="train")
+        data = opened(self.source, limits, options, "train")
         classes = find_classes(data)
         run = Run(Store(self.out, options))
         recipe = Recipe(config, self.image_size or probe_size(data), classes.count, run.home)
         recipe.check()
         with self.where.engine() as engine:
             counts = poison(
-                recipe, data, classes, run, engine, ratio=self.ratio, stratified=self.stratified, watch=Progress()
+                recipe,
+                data,
+                classes,
+                run,
+                engine,
+                ratio=self.ratio,
+                stratified=self.stratified,
+                watch=Progress(),
+                verify=self.verify_files,
             )
         seconds = time.monotonic() - started
         text = (
             f"{counts['rows_poisoned']} of {counts['rows_in']} rows poisoned, "
             f"{counts['rows_rejected']} rejected: {self.out}"
         )
-        finish({**counts, "seconds": round(seconds, 2), "out": self.out}, self.json, text)
+        finish({**counts, "seconds": round(seconds, 2), "out": self.out, "left_out": data.left_out}, self.json, text)
 
     def settings(self) -> AttackConfig:
         """Return the attack's published settings with the flags on top; `ConfigError` for flags of other attacks."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish, say
+from raydvae.cli.common import Progress, Where, finish, opened, say
 from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized, with_targets
 from raydvae.errors import ConfigError
 
@@ -76,6 +76,8 @@ class Purify:
     """Seed of everything random (default 0)."""
     keep_intermediate: bool = False
     """Keep P1 and write P2 too."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
     where: OmitArgPrefixes[Where] = Where()
@@ -92,7 +94,7 @@ class Purify:
             raise ConfigError(f"--only-flagged and {other} train on other rows each; give one of them.")
         config = self.borrowed(options) if self.models else self.settings()
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.flags import read_flags
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
@@ -100,7 +102,7 @@ class Purify:
         from raydvae.purify.preflight import preflight
         from raydvae.reports.collect import write_report
 
-        data = open_dataset(self.source, config.data, options, split="train")
+        data = opened(self.source, config.data, options, "train")
         if self.models:
             models = Run(Store(self.models, options))
             classes = adoptable(models, data)
@@ -119,13 +121,15 @@ class Purify:
             say(plan.text())
             plan.check()
             if self.dry_run:
-                finish(plan.to_dict(), self.json, "Nothing was done: --dry-run.")
+                finish(plan.to_dict() | {"left_out": data.left_out}, self.json, "Nothing was done: --dry-run.")
                 return
             if self.tune:
                 config = tuned(data, classes, out, config, engine)
-            summary = purify(data, classes, out, config, engine, Progress(), models, self.until, flags)
-        report = write_report(out)
-        finish(result(summary, report), self.json, described(summary, self.out, report))
+            summary = purify(
+                data, classes, out, config, engine, Progress(), models, self.until, flags, self.verify_files
+            )
+        report = write_report(out, source=data)
+        finish(result(summary, report) | {"left_out": data.left_out}, self.json, described(summary, self.out, report))
 
     def borrowed(self, options: dict[str, Any]) -> PurifyConfig:
         """Return the settings of the run whose models are taken; `ConfigError` for flags that would change them."""

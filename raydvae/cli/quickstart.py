@@ -76,7 +76,7 @@ class Quickstart:
         for split in ("train", "test"):
             if not home.sub(split).list():
                 import_dataset("digits", home.sub(split), "digits", split=split, rows_per_shard=500)
-        clean, test = open_dataset(home.sub("train").uri, config.data), open_dataset(home.sub("test").uri, config.data)
+        clean, test = (open_dataset(home.sub(split).address, config.data) for split in ("train", "test"))
         classes = find_classes(clean)
         config = sized(config, classes.count, config.image_size)
         attack = LSPConfig(norm=NORM, patch=PATCH, seed=self.seed)
@@ -93,14 +93,14 @@ class Quickstart:
             run = Run(home.sub("poisoned"))
             recipe = Recipe(attack, config.image_size, classes.count, run.home)
             poison(recipe, clean, classes, run, InProcess(), watch=watch)
-            poisoned = open_dataset(home.sub("poisoned").uri, config.data)
+            poisoned = open_dataset(home.sub("poisoned").address, config.data)
             during = accuracy("poisoned", poisoned)
             say("— D-VAE purifies them")
             summary = purify(poisoned, classes, home.sub("purified"), config, engine, watch)
-            after = accuracy("purified", open_dataset(home.sub("purified").uri, config.data))
+            after = accuracy("purified", open_dataset(home.sub("purified").address, config.data))
 
         accuracies = {"clean": before, "poisoned": during, "purified": after}
-        report = write_report(home.sub("purified"), accuracies)
+        report = write_report(home.sub("purified"), accuracies, poisoned)
         seconds = time.monotonic() - started
         text = (
             f"\nAccuracy on {test.rows} held-out digits, of a classifier trained on {summary.rows_in} digits that are\n"

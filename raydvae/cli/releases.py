@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from raydvae.cli.common import Progress, finish, storage_options
+from raydvae.cli.common import Progress, finish, opened, storage_options
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class ImportPoison:
     """The clean data set, in the order that the release is for."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""
+    verify_files: bool = False
+    """Compare checksums of all files that the run has committed; presence and sizes always are. Damage is mended."""
     json: bool = False
     """End with one line of JSON."""
 
@@ -29,12 +31,12 @@ class ImportPoison:
         """Import."""
         from raydvae.attacks.releases import import_poison
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.store import Store
         from raydvae.engine import InProcess
 
         options = storage_options(self.storage_option)
-        data = open_dataset(self.clean, None, options, split="train")
+        data = opened(self.clean, None, options, "train")
         found = import_poison(
             self.file,
             data,
@@ -44,6 +46,7 @@ class ImportPoison:
             InProcess(),
             options,
             Progress(),
+            self.verify_files,
         )
         text = (
             f"{found['rows_poisoned']} of {found['rows_in']} rows poisoned; l2 norm {found['l2_mean']:.3f} on average, "
@@ -76,6 +79,6 @@ class ExportPoison:
 
         options = storage_options(self.storage_option)
         after = open_dataset(self.poisoned, None, options)
-        before = open_dataset(self.clean, None, options, split="train")
+        before = opened(self.clean, None, options, "train")
         rows, size = export_poison(after, before, self.out, self.format, options)
         finish({"rows": rows, "bytes": size, "out": self.out}, self.json, f"Noise of {rows} rows: {self.out}")

@@ -16,6 +16,8 @@ class Report:
 
     run_folder: Annotated[Positional[str], arg(metavar="RUN")]
     """Folder or URI of the purified data set."""
+    source: str | None = None
+    """The data set that was purified, for pictures, if it lies in another store than the run."""
     storage_option: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE")] = ()
     """Option of the file system, such as endpoint_url=http://…; can be given several times."""
     json: bool = False
@@ -23,8 +25,11 @@ class Report:
 
     def run(self) -> None:
         """Report."""
+        from raydvae.data.dataset import open_dataset
         from raydvae.data.store import Store
         from raydvae.reports.collect import write_report
 
-        page = write_report(Store(self.run_folder, storage_options(self.storage_option)))
+        options = storage_options(self.storage_option)
+        source = open_dataset(self.source, options=options) if self.source else None
+        page = write_report(Store(self.run_folder, options), source=source)
         finish({"report": page}, self.json, f"Report: {page}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish
+from raydvae.cli.common import Progress, Where, finish, opened
 from raydvae.cli.purify import Purify
 from raydvae.config import ClassifierName, ClassifyConfig, PurifyConfig, sized
 from raydvae.errors import ConfigError
@@ -91,7 +91,7 @@ class Tune:
         if (self.objective == "accuracy") != (self.test is not None):
             raise ConfigError("--objective accuracy and --test belong together; give both or none.")
         from raydvae.data.classes import find_classes
-        from raydvae.data.dataset import open_dataset, probe_size
+        from raydvae.data.dataset import probe_size
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.purify.preflight import preflight
@@ -105,7 +105,7 @@ class Tune:
             concurrency=self.concurrency,
             search=self.search,
         )
-        data = open_dataset(self.source, config.data, options, split="train")
+        data = opened(self.source, config.data, options, "train")
         classes = find_classes(data, None if data.schema.class_names else config.num_classes)
         size = self.image_size
         if size is None and not self.config and config.data.size_policy == "reject":
@@ -121,13 +121,11 @@ class Tune:
             runner = trials_on(engine, settings.concurrency) or Here()
             tuned = tune(data, classes, out, config, settings, engine, runner, Progress())
         page = write_page(data, classes, out, tuned)
-        finish(
-            result(tuned) | {"config": f"{out.uri}/purify.toml", "page": page}, self.json, described(tuned, self.out)
-        )
+        about = result(tuned) | {"config": f"{out.uri}/purify.toml", "page": page, "left_out": data.left_out}
+        finish(about, self.json, described(tuned, self.out))
 
     def measure(self, data: Dataset, classes: Classes, out: Store, config: PurifyConfig, engine: RayEngine) -> None:
         """Measure accuracy at each target."""
-        from raydvae.data.dataset import open_dataset
         from raydvae.evaluation.sweep import sweep
         from raydvae.reports.tuning import write_sweep
 
@@ -136,7 +134,7 @@ class Tune:
         classifier = dataclasses.replace(
             base, model=self.model, seed=config.seed, train=train, data=config.data, flip=not self.no_flip
         )
-        test = open_dataset(str(self.test), config.data, self.where.options(), split="test")
+        test = opened(str(self.test), config.data, self.where.options(), "test")
         points = sweep(data, test, classes, out, config, classifier, self.sweep, self.targets(), engine, Progress())
         page = write_sweep(out, points, self.sweep, data.store.uri)
         best = max(points, key=lambda point: point.test_acc)

@@ -12,6 +12,9 @@ from raydvae.data.retry import CutShort, GaveUp, answer, causes
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "s3fs", "urllib3"}
 SECRET = re.compile(r"key|secret|token|pass|sas|cred|connection", re.IGNORECASE)  # names of options that hold one
+# What stands before the host of an address. AWS's keys have slashes; the number after a host's colon is a port.
+USER = re.compile(r"(?<=://)(?:[^/@\s\"']+|[^/@:\s\"']*:(?!\d+/)[^@\s\"']+)@")
+SIGNED = re.compile(r"([?&][\w-]*(?:sig|token|secret|passw|credential|key)[\w-]*=)[^&\s\"']+", re.IGNORECASE)
 MIN_SECRET = 4  # characters; hiding shorter ones would only garble the text
 
 
@@ -44,11 +47,20 @@ def explain(error: Exception) -> str | None:
 
 
 def hide(text: str, options: Mapping[str, Any] | None = None) -> str:
-    """Return ``text`` without passwords in addresses and without the values of secret options."""
-    text = re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+    """Return ``text`` without passwords and signatures in addresses and without the values of secret options."""
+    text = SIGNED.sub(r"\1***", USER.sub("***@", text))
     for value in _secrets(options or {}):
         text = text.replace(value, "***")
     return text
+
+
+def hide_all(value: Any) -> Any:
+    """Return a JSON value with `hide` applied to every text in it."""
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, Mapping):
+        return {key: hide_all(item) for key, item in value.items()}
+    return [hide_all(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _secrets(options: Mapping[str, Any]) -> Iterator[str]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.data.parquet_check import check_parquet, parquet_errors
-from raydvae.data.schema import ORIGIN
 from raydvae.data.store import Store
-from raydvae.errors import DataError
 
 Segment = tuple[str, int, int]  # rows start..stop of a file of the data set that a row first came from
 PROBES = 8  # samples of a file that its fingerprint takes
 PROBE_BYTES = 8192
+FOOTER_TAIL = 8  # bytes after the footer: its length, and the file's last signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +22,8 @@ class SourceFile:
     """A parquet file as its footer tells it.
 
     The fingerprint is of the footer, all labels and a few samples of the other bytes: it reads no images,
-    and misses only changes of single images to others of just the same size.
+    and misses only changes of single images to others of just the same size. ``origin`` is where its rows first came
+    from, as the file claims or itself; units are called by ``base`` and ``first`` (see `raydvae.data.identity`).
     """
 
     name: str
@@ -32,6 +31,9 @@ class SourceFile:
     groups: tuple[int, ...]
     fingerprint: str
     origin: tuple[Segment, ...]
+    claimed: bool = False
+    base: str = ""
+    first: int = 0
 
     @property
     def rows(self) -> int:
@@ -48,21 +50,17 @@ def read_footer(store: Store, name: str) -> tuple[pq.FileMetaData, pa.Schema]:
         return file.metadata, file.schema_arrow
 
 
-def origin(arrow: pa.Schema, where: str, name: str, rows: int) -> tuple[Segment, ...]:
-    """Return where the ``rows`` of a file first came from: what its metadata says, or the file itself."""
-    text = (arrow.metadata or {}).get(ORIGIN)
-    segments = [(name, 0, rows)] if text is None else json.loads(text)
-    if sum(stop - start for _, start, stop in segments) != rows:
-        raise DataError(f"{where} says it comes from other rows than it has; write it again.")
-    return tuple((str(file), int(start), int(stop)) for file, start, stop in segments)
+def samples(size: int) -> list[tuple[int, int]]:
+    """Return a few parts of a file of so many bytes: all of a small one."""
+    return [(at, min(size, at + PROBE_BYTES)) for at in range(0, size, max(PROBE_BYTES, -(-size // PROBES)))]
 
 
 def fingerprint(store: Store, name: str, size: int, meta: pq.FileMetaData, label: str) -> str:
     """Return what tells a file from others, see `SourceFile`."""
     chunks = [meta.row_group(g).column(c) for g in range(meta.num_row_groups) for c in range(meta.num_columns)]
-    spans = [(name, at, min(size, at + PROBE_BYTES)) for at in range(0, size, max(PROBE_BYTES, -(-size // PROBES)))]
+    spans = [(name, *sample) for sample in samples(size)]
     for chunk in chunks:
-        if chunk.path_in_schema == label:
+        if chunk.path_in_schema == label or chunk.path_in_schema.startswith(f"{label}.list."):  # a list of one label
             start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o is not None)
             spans.append((name, start, start + chunk.total_compressed_size))
     digest = hashlib.sha256("\n".join([str(size), *map(_described, chunks)]).encode("utf-8", "replace"))

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, get_args
 
@@ -14,29 +14,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.config import DataConfig
-from raydvae.data.codecs import size_of
+from raydvae.data.columns import NO_BYTES, NO_FILE, NO_IMAGE, Value
 from raydvae.data.files import PARQUET, SPLITS
+from raydvae.data.formats import READ
 from raydvae.data.manifest import parquet_options
 from raydvae.data.readers import Entry, Reader, Skip, Source
+from raydvae.data.readers.kinds import kind_of
+from raydvae.data.readers.parquet import Parquet
 from raydvae.data.schema import ImageSchema, detect
 from raydvae.data.store import Options, Store
-from raydvae.errors import ConfigError, DataError, StorageError
+from raydvae.errors import ConfigError, DataError, StorageError, shown
 
 Format = Literal["cifar10", "cifar100", "imagefolder", "webdataset", "parquet", "digits"]
+EMPTY = (NO_BYTES, NO_FILE, NO_IMAGE)
 GROUP_ROWS = 1000
 GROUP_BYTES = 256 * 2**20
 MAX_SIZES = 1000  # different image sizes told apart in a summary
+MAX_REASONS = 100  # for which something became no row
 
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
-    """What an import wrote. ``sizes`` counts images by "WIDTHxHEIGHT", ``skipped`` what became no row by its reason."""
+    """What an import wrote.
+
+    ``sizes`` counts images by "WIDTHxHEIGHT", ``skipped`` what became no row by its reason, ``unreadable`` the rows
+    whose images cannot be read by what they are instead. ``notes`` say how the source was understood, where another
+    reading is possible, and ``parts`` counts rows by split.
+    """
 
     rows: int
     classes: int
     shards: int
     sizes: dict[str, int]
     skipped: dict[str, int]
+    unreadable: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    parts: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 def import_dataset(
@@ -59,24 +72,26 @@ def import_dataset(
     of ``source``.
 
     Raises `ConfigError` for wrong arguments, `StorageError` when ``out`` already holds parquet files, and `DataError`
-    when the source is not of this format or holds nothing to import.
+    when the source is not of this format or holds nothing to import, or no image that can be read.
     """
     _check(format, split, rows_per_shard, limit_per_class, num_classes)
-    there = [name for name in out.list() if name.endswith(PARQUET)]
+    there = [name for name in out.list() if name.lower().endswith(PARQUET)]
     if there:
         raise StorageError(f"{out.uri} already holds parquet files ({there[0]}). Give an empty or new folder.")
     opened = _open(source, format, options)
+    notes = opened.notes
     parts = _parts(opened, split, source)
     selections = {part: _Selection(reader, num_classes, limit_per_class) for part, reader in parts.items()}
     counts = {part: selection.count() for part, selection in selections.items()}
-    skipped = sum((count.skipped for count in counts.values()), Counter[str]())
-    if opened.stray:
-        skipped["file of neither split"] = opened.stray
+    skipped: Counter[str] = Counter()
+    for reason, number in [*opened.stray.items(), *(item for c in counts.values() for item in c.skipped.items())]:
+        skipped[reason if reason in skipped or len(skipped) < MAX_REASONS else "other reasons"] += number
     rows = sum(count.rows for count in counts.values())
     if not rows:
-        raise DataError(f"{source} holds no rows to import. Skipped: {dict(skipped) or 'nothing'}.")
+        raise DataError(f"{shown(source)} holds no rows to import. Skipped: {dict(skipped) or 'nothing'}.")
     top = max(count.top for count in counts.values())
     sizes: Counter[str] = Counter()
+    unreadable: Counter[str] = Counter()
     written: list[str] = []
     classes = 0
     try:
@@ -85,7 +100,8 @@ def import_dataset(
             classes = max(classes, len(names))
             schema = reader.schema(names)
             total = counts[part].rows
-            shards = _Shards(reader, schema, detect(schema, DataConfig(), source), sizes)
+            columns = reader.columns if isinstance(reader, Parquet) else detect(schema, DataConfig(), source)
+            shards = _Shards(reader, schema, columns, sizes, unreadable)
             number = -(-total // rows_per_shard)
             entries = selections[part].entries()
             for index in range(number):
@@ -94,12 +110,23 @@ def import_dataset(
                 name = f"{part}-{index:05d}-of-{number:05d}.parquet"
                 out.write(name, data)
                 written.append(name)
+        if unreadable.total() == rows:
+            raise DataError(
+                f"None of the {rows} images in {shown(source)} can be read: {_kinds(unreadable)}. "
+                f"Convert them to one of {', '.join(READ.values())}."
+            )
     except BaseException:
         with contextlib.suppress(StorageError):  # the error that ended it is the one to tell
             for name in written:
                 out.delete(name)
         raise
-    return ImportSummary(rows, classes, len(written), dict(sizes), dict(skipped))
+    if unreadable:
+        notes += (
+            f"{unreadable.total()} of {rows} images cannot be read: {_kinds(unreadable)}. They are rows, and will be "
+            f"rejected with their reasons; convert them to one of {', '.join(READ.values())} to keep them",
+        )
+    by_part = {part: count.rows for part, count in counts.items()}
+    return ImportSummary(rows, classes, len(written), dict(sizes), dict(skipped), dict(unreadable), notes, by_part)
 
 
 def _check(format: str, split: str | None, rows_per_shard: int, limit: int | None, num_classes: int | None) -> None:
@@ -142,7 +169,7 @@ def _parts(opened: Source, split: str | None, source: str) -> dict[str, Reader]:
     if split is None:
         return readers
     if split not in readers:
-        raise DataError(f"{source} has no split {split!r}, only {', '.join(readers)}.")
+        raise DataError(f"{shown(source)} has no split {split!r}, only {', '.join(readers)}.")
     return {split: readers[split]}
 
 
@@ -189,7 +216,7 @@ class _Selection:
         rows, top, skipped = 0, -1, Counter[str]()
         for item in self:
             if isinstance(item, Skip):
-                skipped[item.reason] += 1
+                skipped[item.reason if item.reason in skipped or len(skipped) < MAX_REASONS else "other reasons"] += 1
             else:
                 rows, top = rows + 1, max(top, item.label)
         return _Count(rows, top, skipped)
@@ -197,12 +224,13 @@ class _Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """Makes the files of one split, and counts its images in ``sizes``."""
+    """Makes the files of one split, and counts its images in ``sizes``, and by kind those that are ``unreadable``."""
 
     reader: Reader
     schema: pa.Schema
     columns: ImageSchema
     sizes: Counter[str]
+    unreadable: Counter[str]
 
     def encode(self, entries: Iterator[Entry], expected: int, source: str) -> bytes:
         buffer = io.BytesIO()
@@ -218,15 +246,20 @@ class _Shards:
         return buffer.getvalue()
 
     def _measure(self, table: pa.Table) -> None:
-        if self.columns.shape is not None:
-            shape = [side for side in self.columns.shape if side != 3] or list(self.columns.shape)
-            self.sizes[f"{shape[-1]}x{shape[0]}"] += table.num_rows
-            return
-        for value in table.column(self.columns.image).to_pylist():
-            data = value.get("bytes") if isinstance(value, dict) else value
-            size = size_of(data or b"")
-            name = f"{size[0]}x{size[1]}" if size else "unreadable"
+        for value in self.columns.values(table.column(self.columns.image)):
+            name = self._size(value)
             self.sizes[name if name in self.sizes or len(self.sizes) < MAX_SIZES else "others"] += 1
+
+    def _size(self, value: Value) -> str:
+        if size := self.columns.size(value):
+            return f"{size[0]}x{size[1]}"
+        kind = kind_of(value) if isinstance(value, bytes) else "empty" if str(value) in EMPTY else str(value)
+        self.unreadable[f"damaged {kind}" if kind.replace(" ", "").upper() in READ else kind] += 1
+        return "unreadable"
+
+
+def _kinds(unreadable: Counter[str]) -> str:
+    return ", ".join(f"{number} {kind}" for kind, number in unreadable.most_common())
 
 
 def _groups(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

@@ -9,6 +9,7 @@ from raydvae.config import DataConfig
 from raydvae.data.classes import find_classes
 from raydvae.data.codecs import BadImage
 from raydvae.data.dataset import open_dataset
+from raydvae.data.files import by_split
 from raydvae.data.manifest import HOME, Run
 from raydvae.data.store import Options, Store
 from raydvae.errors import RaydvaeError
@@ -26,7 +27,7 @@ def inspect_dataset(uri: str, options: Options | None = None) -> dict[str, Any]:
     sizes: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     first = data.units()[0]
-    for value in data.read(first, columns=[data.schema.image]).column(0).to_pylist():
+    for value in data.schema.values(data.read(first, [data.schema.image]).column(0)):
         try:
             height, width = data.schema.pixels(value, data.data).shape[:2]
             sizes[f"{width}x{height}"] += 1
@@ -34,11 +35,15 @@ def inspect_dataset(uri: str, options: Options | None = None) -> dict[str, Any]:
             unreadable[str(error)] += 1
     if counts[-1]:
         unreadable[f"label outside of the {classes.count} classes (all shards)"] = counts.pop(-1)
+    parts = by_split(file.name for file in data.files)
+    rows = {file.name: file.rows for file in data.files}
     names = classes.names or tuple(str(number) for number in range(classes.count))
     return {
         "dataset": data.store.uri,
         "rows": data.rows,
         "shards": len(data.files),
+        "files": list(rows),
+        "parts": {split: {"files": files, "rows": sum(map(rows.__getitem__, files))} for split, files in parts.items()},
         "bytes": sum(file.size for file in data.files),
         "columns": [f"{field.name}: {field.type}" for field in data.schema.arrow],
         "image_column": data.schema.image,
@@ -61,14 +66,18 @@ def _commits(store: Store) -> dict[str, int]:
 
 
 def _lineage(store: Store) -> list[dict[str, Any]]:
-    """Return the runs that made the data set, the last one first, as far back as their folders can be read."""
+    """Return the runs that made the data set, the last one first, as far back as their folders lie in one store."""
     out: list[dict[str, Any]] = []
-    while len(out) < MAX_LINEAGE and Run(store).exists():
-        known = Run(store).read()
-        out.append({"kind": known["kind"], "source": known["source"]["uri"], "config": known["config"]})
+    while len(out) < MAX_LINEAGE:
         try:
-            store = Store(known["source"]["uri"], store.options)
-            store.exists()
+            if not Run(store).exists():
+                break
+            known = Run(store).read()
         except RaydvaeError:
             break
+        out.append({"kind": known["kind"], "source": known["source"]["uri"], "config": known["config"]})
+        before = store.beside(known["source"]["uri"])
+        if before is None:
+            break
+        store = before
     return out

@@ -1,18 +1,25 @@
 """One driver at a time on a folder, and what it is doing: ``_raydvae/driver.json``.
 
-The file names its holder and is renewed every few seconds; object stores have no locks. A holder on this machine is
-looked up, and a dead one is taken over from at once. A holder elsewhere is dead when its file is not renewed for
-`PATIENCE` seconds by our own clock, so clocks need not agree.
+The file names its holder and is renewed every few seconds. It is only replaced by whoever knows what it held just
+before (`Store.swap`), so of two that want it one gets it. A holder on this machine is looked up, and a dead one is
+taken over from at once. A holder elsewhere is dead when its file is not renewed for `PATIENCE` seconds by our own
+clock, so clocks need not agree.
+
+A holder taken for dead may only have been stopped. Its number (``epoch``) is then lower than the new holder's, and
+whatever it still writes runs into its fence: see `Term`, which travels with the stores of the run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -23,32 +30,80 @@ from raydvae.errors import Interrupted, RaydvaeError, StorageError
 FILE = "driver.json"
 INTERVAL = 5.0  # seconds between two renewals
 PATIENCE = 20.0  # seconds without a renewal after which a holder elsewhere is taken for dead
+FRESH = 1.0  # seconds for which a process takes an object store's answer that the lease is its own for true
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while a machine is suspended
 _HELD: set[str] = set()  # ids of this process' leases: it may not have been able to note the end of one
+_SEEN: dict[str, float] = {}  # when this process last saw a lease in force, by id
 SETTLE = {True: 0.05, False: 0.5}  # seconds that two drivers starting at once need to see each other; local or not
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """The time in which a lease is in force: the fence of a run's stores, on whatever machine they are written to.
+
+    On local file systems another driver cannot take over between the check and the write. On others it can, if the
+    write takes longer than `PATIENCE`; what could come to harm by that is written by `Store.swap`.
+    """
+
+    home: Store
+    id: str
+    epoch: int
+
+    def check(self, fresh: bool = False) -> None:
+        """Raise `StorageError` if another driver has taken the folder over; a lease that is gone is nobody else's."""
+        asked = time.clock_gettime(CLOCK)
+        if not (fresh or self.home.is_local) and asked - _SEEN.get(self.id, -FRESH) < FRESH:
+            return
+        holder = read_holder(self.home)
+        if holder is not None and holder["id"] != self.id:
+            raise _taken(self.home, holder)
+        _SEEN[self.id] = asked
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """See `raydvae.data.store.Fence`."""
+        with self.home.exclusive():
+            self.check()
+            yield
 
 
 class Lease:
     """The right to work on the folder ``home``; a context. Another living driver is `StorageError`."""
 
     def __init__(self, home: Store) -> None:
-        self.home = home
+        self.home = home.fenced(None)
         self.note: dict[str, Any] = {}
+        self._tag: str | None = None  # of the note that is to be replaced
         self._lost = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="raydvae-lease")
 
+    @property
+    def term(self) -> Term:
+        """What fences the writes of this driver and its workers."""
+        return Term(self.home, str(self.note["id"]), int(self.note["epoch"]))
+
     def __enter__(self) -> Lease:
-        holder = read_holder(self.home)
-        if holder is not None and holder["state"] == "running":
-            self._wait_for(holder)
-        self.note = {**_me(), "id": uuid.uuid4().hex, "state": "running", "began": time.time(), "done": 0}
-        _HELD.add(str(self.note["id"]))
-        self._write()
-        time.sleep(SETTLE[self.home.is_local])
-        current = read_holder(self.home)
-        if current is None or current["id"] != self.note["id"]:
-            _HELD.discard(str(self.note["id"]))
-            raise _taken(self.home, current or {})
+        name = uuid.uuid4().hex
+        _HELD.add(name)
+        try:
+            while True:
+                holder, self._tag = _read(self.home)
+                if holder is not None and holder["state"] == "running":
+                    self._wait_for(holder)
+                epoch = 1 + (holder or {}).get("epoch", 0)
+                began = {"state": "running", "began": time.time(), "done": 0}
+                self.note = {**_me(), "id": name, "epoch": epoch, **began}
+                if self._write():  # else somebody was faster, who is to be looked at in turn
+                    break
+            # Where nothing compares (see `Store.swap`) the last of those who wrote at once has it.
+            time.sleep(SETTLE[self.home.is_local])
+            current = read_holder(self.home)
+            if current is None or current["id"] != name:
+                raise _taken(self.home, current or {})
+        except BaseException:
+            _HELD.discard(name)
+            raise
         self._thread.start()
         return self
 
@@ -80,18 +135,31 @@ class Lease:
         """Raise `StorageError` if another driver has taken the folder over."""
         if self._lost.is_set():
             raise _taken(self.home, {})
+        self.term.check()
 
-    def _write(self) -> None:
-        self.home.write_json(FILE, self.note | {"renewed": time.time(), "retries": retry.count()})
+    def _write(self) -> bool:
+        """Put the note in place of the one that was read; return whether that was still there, or is ours."""
+        while True:
+            note = self.note | {"renewed": time.time(), "retries": retry.count()}
+            asked = time.clock_gettime(CLOCK)
+            tag = self.home.swap(FILE, (json.dumps(note, indent=1, sort_keys=True) + "\n").encode(), self._tag)
+            if tag is None:
+                holder, tag = _read(self.home)
+                if holder is not None and holder["id"] != self.note["id"]:
+                    return False
+                if holder is None:  # deleted, or damaged: nobody's
+                    self._tag = tag
+                    continue
+            self._tag = tag  # of what was written now, or by a try whose answer was lost
+            _SEEN[self.note["id"]] = asked
+            return True
 
     def _renew(self) -> None:
         while not self._over.wait(INTERVAL):
             with contextlib.suppress(RaydvaeError):  # storage may be away for a while; the work itself will tell
-                current = read_holder(self.home)
-                if current is not None and current["id"] != self.note["id"]:
+                if not self._write():
                     self._lost.set()
                     return
-                self._write()
 
     def _wait_for(self, holder: dict[str, Any]) -> None:
         """Return when ``holder`` is dead; raise where it lives."""
@@ -112,11 +180,33 @@ class Lease:
 
 
 def read_holder(home: Store) -> dict[str, Any] | None:
-    """Return what the last driver noted of itself, or None where there was none."""
-    if not home.exists(FILE):
-        return None
-    note: dict[str, Any] = home.read_json(FILE)
-    return note
+    """Return what the last driver noted of itself; None where there was none, or its note is damaged: nobody's."""
+    return _read(home)[0]
+
+
+def _read(home: Store) -> tuple[dict[str, Any] | None, str | None]:
+    found = home.read_tagged(FILE)
+    if found is None:
+        return None, None
+    data, tag = found
+    try:
+        note = json.loads(data)
+    except ValueError:
+        return None, tag
+    return (note if _is_note(note) else None), tag
+
+
+def _is_note(note: Any) -> bool:
+    """Whether a note has all that those who read it count on."""
+    if not isinstance(note, dict):
+        return False
+    numbers = ["pid", "renewed", *(("total", "done", "step_began") if note.get("step") else ())]
+    texts = ["id", "state", "host", *(("step", "unit") if note.get("step") else ())]
+    return (
+        all(isinstance(note.get(name), int | float) for name in numbers)
+        and all(isinstance(note.get(name), str) for name in texts)
+        and isinstance(note.get("epoch", 0), int)
+    )
 
 
 def _taken(home: Store, holder: dict[str, Any]) -> StorageError:

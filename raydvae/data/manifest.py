@@ -10,8 +10,10 @@ OUT/_raydvae/work/             intermediate data sets
 from __future__ import annotations
 
 import io
+import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +23,17 @@ import pyarrow.parquet as pq
 import raydvae
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Dataset
+from raydvae.data.failures import hide_all
 from raydvae.data.files import hidden
+from raydvae.data.identity import BODY, body_sum
 from raydvae.data.rows import Rows, build_table
-from raydvae.data.store import Store, checksum
+from raydvae.data.schema import ORIGIN
+from raydvae.data.store import TEMPORARY, Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
 
 FORMAT = 1
+SEAL = "record_sha256"
 HOME = "_raydvae"
 
 
@@ -63,6 +69,7 @@ class Run:
             },
             **extra,
         }
+        asked = hide_all(asked)
         if not self.exists():
             self.home.write_json("run.json", asked | {"versions": versions()})
             return False
@@ -101,24 +108,42 @@ class Run:
         """Return what run.json holds."""
         if not self.exists():
             raise DataError(f"{self.store.uri} is not the folder of a raydvae run: it has no {HOME}/run.json.")
-        known: dict[str, Any] = self.home.read_json("run.json")
-        if known.get("format") != FORMAT:
+        known: Any = self.home.read_json("run.json")
+        if not isinstance(known, dict) or "format" not in known:
+            raise DataError(
+                f"{self.home.uri}/run.json is damaged or not ours: it says nothing of a run. Put it back from a copy, "
+                "or give another folder."
+            )
+        if known["format"] != FORMAT:
             raise ConfigError(
-                f"{self.store.uri} was written in format {known.get('format')}, this version reads {FORMAT}; "
+                f"{self.store.uri} was written in format {known['format']}, this version reads {FORMAT}; "
                 "use the version that wrote it."
+            )
+        kinds = {"kind": str, "config": dict, "source": dict}
+        if any(not isinstance(known.get(name), kind) for name, kind in kinds.items()):
+            raise DataError(
+                f"{self.home.uri}/run.json is damaged: it does not say of what run it is. Put it back from a copy, or "
+                "give another folder."
             )
         return known
 
     def done(self, step: str) -> set[str]:
         """Return the ids of the units committed in ``step``: a listing, no file is read."""
-        return {name.removesuffix(".json").split("/", 2)[2] for name in self.home.list(f"commits/{step}")}
+        names = [name.split("/", 2)[2] for name in self.home.list(f"commits/{step}")]
+        # A process that was killed in the middle of a commit has left a temporary file there.
+        return {n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith(TEMPORARY)}
 
     def records(self, step: str) -> list[dict[str, Any]]:
-        """Return all commit records of ``step``, in the units' order."""
+        """Return all commit records of ``step``, in the units' order; `DataError` for a damaged one."""
         names = [f"commits/{step}/{unit}.json" for unit in sorted(self.done(step))]
-        import json
-
-        return [json.loads(data) for data in self.home.read_many(names).values()]
+        out: list[dict[str, Any]] = []
+        for name, data in self.home.read_many(names).items():
+            if (record := unsealed(data)) is None:
+                raise DataError(
+                    f"{self.home.uri}/{name} is damaged; run the command that made {self.store.uri} again to mend it."
+                )
+            out.append(record)
+        return out
 
     def publish(self, dataset: Dataset, rows: Rows, images: Array, folder: str = "") -> bytes:
         """Write a unit's output file, if it has rows, and return its bytes."""
@@ -128,8 +153,21 @@ class Run:
             raise DataError(f"Unit {rows.unit.id}: {rows.unit.rows} rows in, but {written} out; nothing was published.")
         if not written:
             return b""
-        (self.store.sub(folder) if folder else self.store).write(rows.unit.file, data)
+        self.store.write(f"{folder}/{rows.unit.file}" if folder else rows.unit.file, data)
         return data
+
+    def reject(self, rows: Rows) -> dict[str, bytes]:
+        """Write a unit's rejected rows, if it has any, and return the file by its name in the run's folder."""
+        if not rows.rejected.num_rows:
+            return {}
+        file = {f"{HOME}/rejected/{rows.unit.file}": parquet_bytes(rows.rejected)}
+        self.write(file)
+        return file
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Publish files by their names in the run's folder."""
+        for name, data in files.items():
+            self.store.write(name, data)
 
     def commit(
         self,
@@ -139,34 +177,71 @@ class Run:
         images: Array,
         folder: str = "",
         notes: dict[str, Any] | None = None,
+        written: Mapping[str, bytes] | None = None,
     ) -> dict[str, Any]:
         """Publish a unit's output, then the record that makes it count; both whole or not at all.
 
-        ``folder`` is where below the run the file goes; ``notes`` are kept in the record. Writing a unit twice gives
-        the same bytes, so a retry is harmless.
+        ``folder`` is where below the run the file goes; ``notes`` are kept in the record; ``written`` are other files
+        of the unit, by their names in the run's folder, that were written before. Writing a unit twice gives the same
+        bytes, so a retry is harmless.
         """
+        files = dict(written or {})
         data = self.publish(dataset, rows, images, folder)
-        written = len(rows.images)
-        if rows.rejected.num_rows:
-            self.home.write(f"rejected/{rows.unit.file}", parquet_bytes(rows.rejected))
-        record = {
-            "unit": rows.unit.id,
-            "source": [rows.unit.source, rows.unit.start, rows.unit.stop],
-            "rows_in": rows.unit.rows,
-            "rows_out": written,
-            "rows_rejected": rows.rejected.num_rows,
-            "bytes": len(data),
-            "sha256": checksum(data) if written else None,
-            **(notes or {}),
-        }
-        self.home.write_json(f"commits/{step}/{rows.unit.id}.json", record)
-        return record
+        if data:
+            files[f"{folder}/{rows.unit.file}" if folder else rows.unit.file] = data
+        files |= self.reject(rows)
+        return self.record(
+            step,
+            {
+                "unit": rows.unit.id,
+                "source": [rows.unit.source, rows.unit.start, rows.unit.stop],
+                "rows_in": rows.unit.rows,
+                "rows_out": len(rows.images),
+                "rows_rejected": rows.rejected.num_rows,
+                "bytes": len(data),
+                "sha256": checksum(data) if data else None,
+                "files": described(files),
+                **(notes or {}),
+            },
+        )
+
+    def record(self, step: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Publish the record that makes a unit's files count, and return it."""
+        out = sealed(record)
+        self.home.write_json(f"commits/{step}/{out['unit']}.json", out)
+        return out
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the sum of what it says."""
+    told = {name: value for name, value in record.items() if name != SEAL}
+    return {**told, SEAL: checksum(json.dumps(told, sort_keys=True).encode())}
+
+
+def unsealed(blob: bytes) -> dict[str, Any] | None:
+    """Return the record in a file that `sealed` made, or None where it says something else by now; old ones pass."""
+    try:
+        record = json.loads(blob)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or (SEAL in record and record != sealed(record)):
+        return None
+    return record
+
+
+def described(files: Mapping[str, bytes]) -> dict[str, list[int | str]]:
+    """Return size and SHA-256 of files by name, as a commit record tells them (see `raydvae.data.damage`)."""
+    return {name: [len(data), checksum(data)] for name, data in files.items()}
 
 
 def parquet_bytes(table: pa.Table, image: str | None = None) -> bytes:
     """Return ``table`` as one parquet file; the same table gives the same bytes."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **parquet_options(table.schema, image))
+    with pq.ParquetWriter(buffer, table.schema, **parquet_options(table.schema, image)) as writer:
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        if ORIGIN in (table.schema.metadata or {}):
+            body = buffer.getvalue()
+            writer.add_key_value_metadata({BODY: body_sum(len(body), lambda spans: [body[a:b] for a, b in spans])})
     return buffer.getvalue()
 
 
@@ -229,11 +304,16 @@ def check_apart(out: Store, source: Dataset) -> None:
 
 def _inside(out: Store, source: Store) -> bool:
     """Whether what is written to ``out`` would be among the files of the folder ``source``."""
-    here, there = (os.path.realpath(store.path()) if store.is_local else store.uri for store in (out, source))
-    if here == there:
+    here, there = (os.path.realpath(store.path()) if store.is_local else store.address for store in (out, source))
+    if _below(here, there):
         return True
+    linked = source.linked() if source.is_local and out.is_local else {}
+    return any(_below(here, folder) for name, folder in linked.items() if not hidden(name))
+
+
+def _below(here: str, there: str) -> bool:
     rest = here.removeprefix(f"{there.rstrip('/')}/")
-    return rest != here and not hidden(rest)
+    return here == there or (rest != here and not hidden(rest))
 
 
 def _same(known: dict[str, Any], asked: dict[str, Any], uri: str, may_grow: bool) -> bool:

@@ -16,7 +16,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydvae.data.store import Store
 from raydvae.errors import DataError
 
 MAGIC, ENCRYPTED = b"PAR1", b"PARE"
@@ -96,13 +95,6 @@ def open_parquet(data: bytes, where: str) -> pq.ParquetFile:
     check_parquet(io.BytesIO(data), where)
     with parquet_errors(where):
         return pq.ParquetFile(pa.BufferReader(data))
-
-
-@contextlib.contextmanager
-def reading(store: Store, name: str, **options: Any) -> Iterator[pq.ParquetFile]:
-    """Open a parquet file whose footer was checked before; what goes wrong in it is a `DataError` that names it."""
-    with store.open(name) as source, parquet_errors(f"{store.uri}/{name}"), pq.ParquetFile(source, **options) as file:
-        yield file
 
 
 @contextlib.contextmanager

@@ -26,6 +26,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from raydvae import stopping
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -140,7 +142,7 @@ def retry(what: str, call: Callable[[], T]) -> T:
             return call()
         except Exception as error:
             wait = tries.after(error)
-        time.sleep(wait)
+        stopping.sleep(wait)
 
 
 async def retry_async(what: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -152,6 +154,7 @@ async def retry_async(what: str, call: Callable[[], Awaitable[T]]) -> T:
         except Exception as error:
             wait = tries.after(error)
         await asyncio.sleep(wait)
+        stopping.check()
 
 
 def passes(error: BaseException) -> bool:

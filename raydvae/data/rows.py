@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raydvae import stopping
 from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array, BadImage, fit
 from raydvae.data.dataset import Dataset
@@ -23,7 +25,8 @@ class Rows:
     """The decoded good rows of a unit, and its bad rows with their reasons.
 
     ``images`` is (N, H, W, 3) uint8, ``labels`` (N,) int64, ``kept`` the positions of the good rows in the unit,
-    ``carried`` their table without pixels, ``rejected`` the bad rows as they came, with ``reason`` and ``row_id``.
+    ``carried`` their table without pixels, ``rejected`` the bad rows as they came, with a reason and a row id in two
+    more columns, the last ones (see `reason_columns`).
     """
 
     unit: Unit
@@ -38,6 +41,22 @@ class Rows:
         """Ids of the good rows."""
         ids = self.unit.row_ids()
         return [ids[position] for position in self.kept]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the bad rows are bad."""
+        return [str(reason) for reason in self.rejected.column(-2).to_pylist()]
+
+
+def reason_columns(names: Sequence[str]) -> tuple[str, str]:
+    """Return how the columns of reasons and of row ids are called beside columns with ``names``.
+
+    These are "reason" and "row_id", with underscores behind them where a column of the source is called so.
+    """
+    reason, row_id = "reason", "row_id"
+    while reason in names or row_id in names:
+        reason, row_id = f"{reason}_", f"{row_id}_"
+    return reason, row_id
 
 
 def decode_rows(
@@ -58,22 +77,24 @@ def decode_rows(
     kept: list[int] = []
     bad: list[int] = []
     reasons: list[str] = []
-    for position, value in enumerate(table.column(schema.image).to_pylist()):
+    for position, value in enumerate(schema.values(table.column(schema.image))):
+        stopping.check()
         if only is not None and not only[position]:
             continue
         try:
             if labels[position] < 0:
                 shown = table.column(schema.label)[position].as_py()
                 raise BadImage(f"label {shown!r} is outside of the {classes.count} classes")
-            images.append(fit(schema.pixels(value, dataset.data), image_size, dataset.data))
+            images.append(fit(schema.pixels(value, dataset.data, image_size), image_size, dataset.data))
             kept.append(position)
         except BadImage as error:
             bad.append(position)
             reasons.append(str(error))
     ids = unit.row_ids()
-    rejected = table.take(pa.array(bad, pa.int64()))
-    rejected = rejected.append_column("reason", pa.array(reasons, pa.string()))
-    rejected = rejected.append_column("row_id", pa.array([ids[p] for p in bad], pa.string()))
+    rejected = schema.written(table.take(pa.array(bad, pa.int64())))
+    named = reason_columns(rejected.column_names)
+    rejected = rejected.append_column(named[0], pa.array(reasons, pa.string()))
+    rejected = rejected.append_column(named[1], pa.array([ids[p] for p in bad], pa.string()))
     stacked = np.stack(images) if images else np.empty((0, image_size, image_size, 3), np.uint8)
     positions = np.array(kept, dtype=np.int64)
     carried = table.take(pa.array(positions))
@@ -81,21 +102,18 @@ def decode_rows(
 
 
 def _without_pixels(table: pa.Table, schema: ImageSchema) -> pa.Table:
-    # The path inside the image struct is carried as a plain column until the new image column is built.
-    paths = [None] * table.num_rows
-    if schema.encoding == "struct":
-        values = table.column(schema.image).to_pylist()
-        paths = [value.get("path") if value else None for value in values]
+    """Return a table whose image column is what it holds beside images, until the new one is built."""
     index = table.schema.get_field_index(schema.image)
-    return table.set_column(index, pa.field(schema.image, pa.string()), pa.array(paths, pa.string()))
+    rest = schema.carried(table.column(index))
+    return table.set_column(index, pa.field(schema.image, rest.type), rest)
 
 
 def build_table(schema: ImageSchema, rows: Rows, images: Array) -> pa.Table:
     """Return the output table of a unit: same columns, types and order as the source, with new ``images``."""
     index = schema.arrow.get_field_index(schema.image)
-    paths = rows.carried.column(schema.image).to_pylist()
-    column = schema.column(images, paths)
-    table = rows.carried.set_column(index, schema.arrow.field(schema.image), column)
+    rest = rows.carried.column(index).combine_chunks()
+    column = schema.build(images, rest)
+    table = schema.written(rows.carried.set_column(index, schema.arrow.field(schema.image), column))
     metadata = dict(schema.arrow.metadata or {})
     metadata[ORIGIN] = json.dumps(_segments(rows)).encode()
     return table.replace_schema_metadata(metadata)

@@ -13,6 +13,7 @@ from typing import Any
 import s3fs
 from aiobotocore.session import AioSession  # type: ignore[import-untyped]
 from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from fsspec.asyn import sync_wrapper
 from s3fs.errors import translate_boto_error
 
 from raydvae.data import retry
@@ -62,9 +63,17 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
             asked["Range"] = await self._process_limits(path, start, end)
         if version_id or version:
             asked["VersionId"] = version_id or version
+        return (await self._get(asked))[0]
+
+    async def _cat_tagged(self, path: str) -> tuple[bytes, str]:
+        """Return a file's bytes and its ETag, by one request."""
+        bucket, key, _ = self.split_path(path)
+        return await self._get({"Bucket": bucket, "Key": key})
+
+    async def _get(self, asked: dict[str, Any]) -> tuple[bytes, str]:
         call = super()._call_s3
 
-        async def once() -> bytes:
+        async def once() -> tuple[bytes, str]:
             answer = await asyncio.wait_for(call("get_object", **asked), retry.POLICY.hung)
             try:
                 data: bytes = await answer["Body"].read()
@@ -72,9 +81,31 @@ class S3(s3fs.S3FileSystem):  # type: ignore[misc]
                 answer["Body"].close()
             if len(data) != answer["ContentLength"]:
                 raise retry.CutShort.of(len(data), answer["ContentLength"])
-            return data
+            return data, str(answer.get("ETag", ""))
 
         return await retry.retry_async(_name("get_object", asked), once)
+
+    async def _put_if(self, path: str, data: bytes, tag: str | None) -> str | None:
+        """Write a file if its ETag is still ``tag``, or for None if it is not there; return the new one, else None.
+
+        Raises `NotImplementedError` where the server cannot compare.
+        """
+        bucket, key, _ = self.split_path(path)
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        try:
+            answer = await self._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except Exception as error:
+            found = [retry.answer(each) for each in retry.causes(error)]
+            codes, statuses = {code for code, _ in found}, {status for _, status in found}
+            if codes & {"NotImplemented", "MethodNotAllowed"} or 501 in statuses:
+                raise NotImplementedError from None
+            if codes & {"PreconditionFailed", "NoSuchKey"} or 412 in statuses:
+                return None
+            raise
+        return str(answer["ETag"])
+
+    cat_tagged = sync_wrapper(_cat_tagged)
+    put_if = sync_wrapper(_put_if)
 
     async def _pipe_file(self, path: str, data: bytes, chunksize: int | None = None, **kwargs: Any) -> Any:
         return await super()._pipe_file(path, data, chunksize=chunksize or PART, **kwargs)

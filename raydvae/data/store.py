@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import posixpath
+import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from raydvae.data.failures import explain, hide
+from raydvae.data.local import linked_folders, local_files
 from raydvae.data.random_access import Reader
 from raydvae.data.retry import CutShort, answer, causes, passes, retry
-from raydvae.errors import ConfigError, RaydvaeError, StorageError
+from raydvae.errors import ConfigError, RaydvaeError, StorageError, shown
 
 T = TypeVar("T")
 Options = Mapping[str, Any]
@@ -30,7 +36,22 @@ Names = list[str]
 Blobs = list[bytes]
 Spans = list[tuple[str, int, int]]  # file, first byte, byte after the last
 TEMPORARY = ".tmp-"  # prefix of files that are being written: hidden, so that no reader of parquet folders lists them
+PRIVATE = re.compile(r"/_raydvae/[^/]+\.json$")  # what a run notes of itself: it may hold addresses
+LOCK = "driver.lock"  # whoever replaces files of a folder that drivers compete for holds a lock on it
+LOCK_PATIENCE = 20.0  # seconds to wait for that lock, which is held for milliseconds by any process that runs
 AHEAD = 2**20  # bytes that an opened file reads in advance: enough for a tar's headers, little beside a column
+
+
+class Fence(Protocol):
+    """What keeps out the writes of a process that has lost its folder. Picklable."""
+
+    def check(self, fresh: bool = False) -> None:
+        """Raise `StorageError` if the folder is another driver's by now; with ``fresh`` whatever was known is old."""
+        ...
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Keep other drivers from taking the folder over, on this machine's file systems, after a `check`."""
+        ...
 
 
 def absolute(uri: str) -> str:
@@ -48,23 +69,29 @@ class Store:
     `StorageError` after errors that do not.
     """
 
-    def __init__(self, uri: str, options: Options | None = None) -> None:
+    def __init__(self, uri: str, options: Options | None = None, fence: Fence | None = None) -> None:
         if not uri:
             raise ConfigError("An empty path was given; name a folder or a URI such as s3://bucket/folder.")
-        self.uri = absolute(uri)
+        self.address = absolute(uri)
         self.options = dict(options or {})
+        self.fence = fence
         self._connect()
 
     def _connect(self) -> None:
-        self._fs, root = connect(self.uri, self.options)
+        self._fs, root = connect(self.address, self.options)
         self._process = os.getpid()
         self.root = root.rstrip("/")
 
-    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any]]]:
-        return Store, (self.uri, self.options)
+    def __reduce__(self) -> tuple[type[Store], tuple[str, dict[str, Any], Fence | None]]:
+        return Store, (self.address, self.options, self.fence)
 
     def __repr__(self) -> str:
-        return f"Store({hide(self.uri)!r})"  # never the options: they may hold a key
+        return f"Store({self.uri!r})"  # never the options: they may hold a key
+
+    @property
+    def uri(self) -> str:
+        """What is shown and noted of `address`: no password."""
+        return hide(self.address)
 
     @property
     def fs(self) -> Any:
@@ -82,13 +109,28 @@ class Store:
         """Return the file system's own path of ``name``."""
         clean = posixpath.normpath(name) if name else ""
         if clean.startswith(("/", "..")) or "\0" in clean:
-            raise StorageError(f"The name {name!r} leads out of {hide(self.uri)}; names are relative and stay inside.")
+            raise StorageError(f"The name {name!r} leads out of {self.uri}; names are relative and stay inside.")
         return f"{self.root}/{clean}" if clean else self.root or "/"
 
+    def beside(self, uri: str) -> Store | None:
+        """Return the folder ``uri``, which a file in here names, if it lies in this store; else None.
+
+        A file from a stranger may name any address: nothing is sent there, least of all this store's keys.
+        """
+        if "::" in uri or not uri or hide(uri) != uri:
+            return None
+        here, there = (urlsplit(name if "://" in name else f"file://{name}") for name in (self.address, uri))
+        same = here.scheme == there.scheme and here.netloc == there.netloc and not there.query
+        return Store(uri, self.options) if same else None
+
     def sub(self, name: str) -> Store:
-        """Return the folder ``name`` of this one."""
+        """Return the folder ``name`` of this one, behind the same fence."""
         self.path(name)
-        return Store(f"{self.uri}/{name}", self.options)
+        return Store(f"{self.address}/{name}", self.options, self.fence)
+
+    def fenced(self, fence: Fence | None) -> Store:
+        """Return the same folder, written to and deleted from only while ``fence`` allows it; wherever it is sent."""
+        return Store(self.address, self.options, fence)
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of that name."""
@@ -117,7 +159,15 @@ class Store:
             return {}
 
     def list(self, prefix: str = "") -> dict[str, int]:
-        """Return the files below folder ``prefix`` and their sizes, by name; empty if there is no folder."""
+        """Return the files below folder ``prefix`` and their sizes, by name; empty if there is no folder.
+
+        On a local disk links to files and folders are followed, and each real folder is listed once, see `local_files`.
+        """
+        if self.is_local:
+            there = self.path(prefix)
+            found = self._do("list", prefix, lambda: local_files(there))
+            at = posixpath.normpath(prefix) if prefix else ""
+            return {posixpath.join(at, name) if name else at: size for name, size in found.items()}
 
         def find() -> dict[str, dict[str, Any]]:
             self.fs.invalidate_cache()
@@ -125,9 +175,13 @@ class Store:
             return found
 
         cut = len(self.root) + 1
-        found = self._do("list", prefix, find)
+        infos = self._do("list", prefix, find)
         # S3 consoles mark an empty folder by an object whose name ends in a slash.
-        return {p[cut:]: int(info.get("size") or 0) for p, info in sorted(found.items()) if not p.endswith("/")}
+        return {p[cut:]: int(info.get("size") or 0) for p, info in sorted(infos.items()) if not p.endswith("/")}
+
+    def linked(self) -> dict[str, str]:
+        """Return the real paths of the folders that links in this local folder lead to, by the links' names."""
+        return self._do("list", "", lambda: linked_folders(self.path()))
 
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
@@ -171,7 +225,7 @@ class Store:
         worst = [spans[0][0]] if spans else []
         if spans:
             with self._errors("read", lambda: worst[-1]):
-                retry(f"read {len(spans)} parts of {hide(self.uri)}", fetch)
+                retry(f"read {len(spans)} parts of {self.uri}", fetch)
         return [out[at] for at in range(len(spans))]
 
     def open(self, name: str) -> Any:
@@ -182,9 +236,21 @@ class Store:
         return Reader(file, lambda call: self._do("read", name, call))
 
     def write(self, name: str, data: bytes) -> None:
-        """Publish ``data`` as file ``name`` at once: a reader sees the old file, none, or all of the new one."""
+        """Publish ``data`` as file ``name`` at once: a reader sees the old file, none, or all of the new one.
+
+        Raises `StorageError`, and publishes nothing, when the store's fence says that the folder is another driver's.
+        """
         path = self.path(name)
-        self._do("write", name, lambda: self._write_local(path, data) if self.is_local else self._put(path, data))
+
+        def publish() -> None:
+            if self.is_local:
+                self._write_local(path, data, self.fence.publishing if self.fence else contextlib.nullcontext)
+            else:
+                if self.fence:
+                    self.fence.check()
+                self._put(path, data)
+
+        self._do("write", name, publish)
 
     def _put(self, path: str, data: bytes) -> None:
         try:
@@ -195,20 +261,103 @@ class Store:
                 raise OSError(errno.EAGAIN, "the store lost the parts of the upload") from None
             raise
 
-    def _write_local(self, path: str, data: bytes) -> None:
+    def _write_local(self, path: str, data: bytes, publishing: Callable[[], AbstractContextManager[object]]) -> None:
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
-            with open(temporary, "xb") as file:
+            mode = 0o600 if PRIVATE.search(path) else 0o666  # less the user's mask
+            with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            with publishing():
+                os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
+
+    def read_tagged(self, name: str) -> tuple[bytes, str] | None:
+        """Return a file's bytes, and what `swap` tells by whether it was replaced since; None if there is no file."""
+
+        def read() -> tuple[bytes, str] | None:
+            with contextlib.suppress(FileNotFoundError):
+                if tagged := getattr(self.fs, "cat_tagged", None):
+                    found: tuple[bytes, str] = tagged(self.path(name))
+                    return found
+                data: bytes = self.fs.cat_file(self.path(name))
+                return data, checksum(data)
+            return None
+
+        return self._do("read", name, read)
+
+    def swap(self, name: str, data: bytes, tag: str | None) -> str | None:
+        """Publish ``data`` as ``name`` if that file still has ``tag``, or for None still is not there.
+
+        Returns the new tag, or None if somebody was faster. Where an answer was lost on the way that somebody may have
+        been this call: read the file. S3 compares, and so does a lock on local file systems; on any other the file
+        may be replaced between looking and writing.
+        """
+        path = self.path(name)
+
+        def unchanged() -> bool:
+            found = self.read_tagged(name)
+            return (None if found is None else found[1]) == tag
+
+        def compare() -> str | None:
+            if put := getattr(self.fs, "put_if", None):
+                try:
+                    stored: str | None = put(path, data, tag)
+                    return stored
+                except NotImplementedError:  # a server that speaks S3, but not this part of it
+                    pass
+            if not self.is_local:
+                if not unchanged():
+                    return None
+                self._put(path, data)
+                return (self.read_tagged(name) or (b"", ""))[1]
+            try:
+                self._write_local(path, data, swapping)
+            except _Changed:
+                return None
+            return checksum(data)
+
+        @contextlib.contextmanager
+        def swapping() -> Iterator[None]:
+            with self.exclusive():
+                if not unchanged():
+                    raise _Changed
+                yield
+
+        return self._do("write", name, compare)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock of this local folder; a process that ends by whatever means gives it back.
+
+        Raises `StorageError` when another process keeps it: one that was stopped in the middle of a write.
+        """
+        os.makedirs(self.path(), exist_ok=True)
+        lock = os.open(self.path(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            deadline = time.monotonic() + LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise StorageError(
+                            f"Another driver is at work on {hide(self.uri)}: it keeps the lock {LOCK}. If it was "
+                            "stopped, let it go on or end it; then run the same command again."
+                        ) from None
+                    time.sleep(0.002)
+                except OSError:  # a file system without locks
+                    break
+            yield
+        finally:
+            os.close(lock)
 
     def leftovers(self) -> Names:
         """Return the names of files that were being written by processes that were killed, or still are.
@@ -228,6 +377,8 @@ class Store:
         """Delete a file or a folder with all in it; nothing happens if there is none."""
 
         def remove() -> None:
+            if self.fence:
+                self.fence.check()
             if self._info(name):
                 with contextlib.suppress(FileNotFoundError):  # another process, or a try whose answer was lost, did it
                     self.fs.rm(self.path(name), recursive=True)
@@ -250,7 +401,7 @@ class Store:
             return retry(f"{verb} {self._where(name)}", call)
 
     def _where(self, name: str) -> str:
-        return hide(f"{self.uri}/{name}" if name else self.uri)
+        return shown(hide(f"{self.uri}/{name}" if name else self.uri))
 
     @contextlib.contextmanager
     def _errors(self, verb: str, name: Callable[[], str]) -> Iterator[None]:
@@ -270,6 +421,10 @@ class Store:
             raise StorageError(f"Cannot {verb} {self._where(name())}: {hide(text, self.options)}") from None
 
 
+class _Changed(Exception):
+    """A file is not what it was when somebody decided to replace it."""
+
+
 def connect(uri: str, options: Options) -> tuple[Any, str]:
     """Return the file system of ``uri`` and its own path of it; `ConfigError` when there is no such thing."""
     try:
@@ -277,6 +432,8 @@ def connect(uri: str, options: Options) -> tuple[Any, str]:
             from raydvae.data.s3 import S3  # imports clients that a local run never needs
 
             return S3(**options), str(S3._strip_protocol(uri))
+        if "://" not in uri or uri.startswith("file://"):  # not url_to_fs: it takes a::b for a file in an archive
+            return LocalFileSystem(**options), str(LocalFileSystem._strip_protocol(uri))
         fs, path = fsspec.core.url_to_fs(uri, **options)
         return fs, str(path)
     except (ValueError, ImportError) as error:

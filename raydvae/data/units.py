@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,9 +37,6 @@ class Unit:
 
 def cut_file(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
     """Cut a file at row groups into units of at most ``unit_rows`` rows."""
-    stem = file.name.rsplit(".", 1)[0]
-    match = re.fullmatch(r"(.*)-r(\d{10})", stem)
-    base, offset = (match[1], int(match[2])) if match else (stem, 0)
     start = group = skip = 0
     while start < file.rows:
         room, last, used = unit_rows, group, skip
@@ -50,9 +46,8 @@ def cut_file(file: SourceFile, unit_rows: int) -> Iterator[Unit]:
         if room == unit_rows:  # a row group larger than a unit is cut
             used, room = used + unit_rows, 0
         stop = start + unit_rows - room
-        yield Unit(
-            f"{base}-r{offset + start:010d}", file.name, start, stop, group, skip, _cut(file.origin, start, stop)
-        )
+        name = f"{file.base}-r{file.first + start:010d}"
+        yield Unit(name, file.name, start, stop, group, skip, _cut(file.origin, start, stop))
         start, group, skip = stop, last, used
 
 

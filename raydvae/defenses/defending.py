@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from raydvae.data.classes import Classes
@@ -31,9 +29,10 @@ from raydvae.defenses.configs import (
 from raydvae.defenses.lfu import Batch, basis_of, fit, project, to_bytes
 from raydvae.defenses.purifiers import Change, check_model, check_source, get_model, load_change
 from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduce_depth
-from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, one_thread, units_left
 from raydvae.errors import ConfigError
 from raydvae.seeds import derive
+from raydvae.training.checkpoint import load_tensors, save_tensors
 from raydvae.training.feed import to_float
 
 STEP = "defend"
@@ -69,7 +68,7 @@ class DefendWork:
         """Load what was fitted or trained, if the transform needs that."""
         config, home = self.config, self.run.home
         if isinstance(config, LFUConfig):
-            basis = load_tensors(home.read(LINEAR))["basis"].to(device)
+            basis = load_tensors(home, LINEAR)["basis"].to(device)
             self.transform = lambda rows: projected(rows.images, basis)
         elif isinstance(config, ModelConfig):
             change, seed = load_change(config, self.image_size, home, device), config.seed
@@ -157,7 +156,7 @@ def _fit_linear(work: DefendWork, config: LFUConfig, watch: Watch) -> None:
         dimensions = 3 * work.image_size**2
         weights = fit(epoch, dimensions, work.classes.count, config, CPU, progress)
         tensors = {"weights": weights, "basis": basis_of(weights).contiguous()}
-    home.write(LINEAR, save_tensors(tensors))
+    save_tensors(home, LINEAR, tensors)
 
 
 def check(config: DefenseConfig, image_size: int, num_classes: int) -> None:
@@ -182,8 +181,11 @@ def defend(
     run: Run,
     engine: Engine,
     watch: Watch | None = None,
+    verify: bool = False,
 ) -> dict[str, int]:
     """Transform a data set into ``run``'s folder, or go on with it; return the counts of rows.
+
+    Units whose files are damaged are done again; with ``verify`` all sums are compared.
 
     All rows are transformed, poisoned or not: nobody who defends knows which are. Labels play no part but in LFU's fit.
     Models are trained on the same data set, but for AVATAR's, which needs clean images.
@@ -192,12 +194,12 @@ def defend(
     if isinstance(config, ModelConfig) and not run.exists():
         check_source(config, data)
     about = {"defense": type(config).__name__, "image_size": image_size, **asdict(config)}
-    with held(run, watch or Silent(), "defend", data) as watch:
-        run.open("defend", about, data, {"classes": {"count": classes.count, "names": classes.names}})
+    with held(run, watch or Silent(), "defend", data) as (run, watch):
+        run.open("defend", about, data, {"classes": classes.to_dict()})
         work = DefendWork(run, data, classes, config, image_size)
-        if len(run.done(work.name)) < len(data.units()):
+        if left := units_left(run, work.name, data, verify):
             prepare(work, engine, watch)
-            apply_to_units(engine, run, work, data, watch)
+            apply_to_units(engine, run, work, data, watch, left)
         records = run.records(STEP)
     counts = {name: sum(record[name] for record in records) for name in ("rows_in", "rows_out", "rows_rejected")}
     check_rejected(counts["rows_rejected"], data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")

@@ -23,14 +23,15 @@ import pyarrow as pa
 
 from raydvae.config import to_dict
 from raydvae.data.classes import Classes
-from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.damage import mending, open_committed
+from raydvae.data.dataset import Dataset
 from raydvae.data.flags import flags_table
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.detection.configs import DetectConfig, Rule
 from raydvae.detection.passes import ADDED, JUDGE, STAGE, AddPass, ScorePass, early_epoch
 from raydvae.detection.rules import Judged, paper, shortcut
 from raydvae.detection.trial import Trial, run_trial
-from raydvae.engine import Engine, Silent, Watch, apply_to_units, held
+from raydvae.engine import Engine, Silent, Watch, apply_to_units, held, units_left
 from raydvae.purify.algorithm import trained, training
 from raydvae.seeds import derive
 from raydvae.training.job import TrainJob
@@ -62,16 +63,20 @@ def detect(
     config: DetectConfig,
     engine: Engine,
     watch: Watch | None = None,
+    verify: bool = False,
 ) -> Detection:
-    """Find out which rows of ``data`` are unlearnable, or go on with that; models and answers are kept in ``run``."""
+    """Find out which rows of ``data`` are unlearnable, or go on with that; models and answers are kept in ``run``.
+
+    Units whose answers are damaged are asked again; with ``verify`` all sums are compared.
+    """
     started = time.monotonic()
-    with held(run, watch or Silent(), "detect", data) as watch:
+    with held(run, watch or Silent(), "detect", data) as (run, watch):
         config = settled(config, run, engine)
-        run.open("detect", lasting(config), data, {"classes": {"count": classes.count, "names": classes.names}})
+        run.open("detect", lasting(config), data, {"classes": classes.to_dict()})
         work = ScorePass(run, data, classes, config)
-        if len(run.done(work.name)) < len(data.units()):
+        if left := units_left(run, work.name, data, verify):
             _prepare(data, classes, run, config, engine, watch)
-            apply_to_units(engine, run, work, data, watch)
+            apply_to_units(engine, run, work, data, watch, left)
         run.home.delete("work")
         rejected = sum(record["rows_rejected"] for record in run.records(work.name))
         check_rejected(rejected, data.rows, data.data.reject_limit, f"see {run.home.uri}/rejected")
@@ -107,10 +112,20 @@ def _prepare(data: Dataset, classes: Classes, run: Run, config: DetectConfig, en
             engine.train(job, progress=advance)
     if trained(run, JUDGE):
         return
-    apply_to_units(engine, run, AddPass("added", run, data, classes, config.purify, stage.model, home), data, watch)
-    p_hat = open_dataset(run.home.sub(ADDED).uri, data.data, run.store.options)
-    with watch.step(JUDGE, config.classifier.train.epochs, "epochs") as advance:
-        engine.train(judge(p_hat, classes, run, config), progress=advance)
+    work = AddPass("added", run, data, classes, config.purify, stage.model, home)
+
+    def train_judge() -> None:
+        p_hat = open_committed(run, work.name, ADDED, data)
+        with watch.step(JUDGE, config.classifier.train.epochs, "epochs") as advance:
+            engine.train(judge(p_hat, classes, run, config), progress=advance)
+
+    def mend_all() -> bool:
+        left = units_left(run, work.name, data, verify=True)
+        apply_to_units(engine, run, work, data, watch, left)
+        return bool(left)
+
+    apply_to_units(engine, run, work, data, watch)
+    mending(train_judge, mend_all)
 
 
 def judge(p_hat: Dataset, classes: Classes, run: Run, config: DetectConfig) -> TrainJob:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydvae.attacks.poisoning import STEP, collect, publish
+from raydvae.attacks.poisoning import STEP, collect, publish, to_poison
 from raydvae.config import to_dict
 from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
@@ -58,14 +58,15 @@ def grow(
     config: GrowConfig,
     engine: Engine,
     watch: Watch | None = None,
+    verify: bool = False,
 ) -> dict[str, int]:
     """Poison data set ``clean`` into folder ``out`` with what ``poisoned`` shows, or go on with it.
 
-    ``classes`` are those of both. Returns the counts of rows, as `raydvae.attacks.poisoning.poison` does.
+    ``classes`` are those of both. Units whose files are damaged are done again; with ``verify`` all sums are compared.
+    Returns the counts of rows, as `raydvae.attacks.poisoning.poison` does.
     """
     check_pair(poisoned, clean)
-    run = Run(out)
-    with held(run, watch or Silent(), "grow", poisoned, clean) as watch:
+    with held(Run(out), watch or Silent(), "grow", poisoned, clean) as (run, watch):
         config = scheduled(config, poisoned.rows, engine, known_slices(run), trained(run, STAGE))
         settings = {
             "seed": config.purify.seed,
@@ -76,7 +77,7 @@ def grow(
             "pass_batch": config.purify.pass_batch,
         }
         known = {
-            "classes": {"count": classes.count, "names": classes.names},
+            "classes": classes.to_dict(),
             "poisoned": {"files": [[file.name, file.fingerprint] for file in poisoned.files]},
         }
         run.open("grow", settings, clean, known)
@@ -86,8 +87,8 @@ def grow(
             with watch.step(STAGE, stage.train.epochs, "epochs") as advance:
                 engine.train(job, progress=advance)
         work = GrowPass(STEP, run, clean, classes, config.purify, stage.model, home)
-        if len(run.done(work.name)) < len(clean.units()):
-            apply_to_units(engine, run, work, clean, watch)
+        if left := to_poison(run, clean, verify):
+            apply_to_units(engine, run, work, clean, watch, left)
         counts = collect(run)
     check_rejected(counts["rows_rejected"], clean.rows, clean.data.reject_limit, f"see {run.home.uri}/rejected")
     return counts

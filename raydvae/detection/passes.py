@@ -18,7 +18,7 @@ from raydvae.config import Quantize
 from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Dataset
-from raydvae.data.manifest import Run, parquet_bytes
+from raydvae.data.manifest import HOME, Run, described, parquet_bytes
 from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.units import Unit
 from raydvae.detection.configs import DetectConfig
@@ -87,19 +87,18 @@ class AskPass:
 
     def commit(self, rows: Rows, result: dict[str, Any]) -> dict[str, Any]:
         """Write the unit's answers and its rejected rows, then the record that makes them count."""
-        home = self.run.home
         table = pa.table({"row_id": pa.array(rows.row_ids, pa.string()), "label": rows.labels, **result})
-        home.write(f"answers/{self.name}/{rows.unit.file}", parquet_bytes(table))
-        if rows.rejected.num_rows:
-            home.write(f"rejected/{rows.unit.file}", parquet_bytes(rows.rejected))
+        files = {f"{HOME}/answers/{self.name}/{rows.unit.file}": parquet_bytes(table)}
+        self.run.write(files)
+        files |= self.run.reject(rows)
         record = {
             "unit": rows.unit.id,
             "rows_in": rows.unit.rows,
             "rows_out": table.num_rows,
             "rows_rejected": rows.rejected.num_rows,
+            "files": described(files),
         }
-        home.write_json(f"commits/{self.name}/{rows.unit.id}.json", record)
-        return record
+        return self.run.record(self.name, record)
 
     def answers(self) -> pa.Table:
         """Return the answers on all rows, in order."""

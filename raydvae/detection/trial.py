@@ -22,7 +22,7 @@ from raydvae.data.manifest import Run
 from raydvae.data.selection import Marked
 from raydvae.detection.configs import DetectConfig
 from raydvae.detection.passes import SIDES, TrialPass, halves
-from raydvae.engine import Engine, Watch, apply_to_units
+from raydvae.engine import Engine, Watch, apply_to_units, units_left
 from raydvae.seeds import derive
 from raydvae.training.job import TrainJob
 from raydvae.training.tasks import ClassifierTask
@@ -86,7 +86,7 @@ def run_trial(
         return NONE
     order = np.argsort([derive(seed, "trial", row_id) for row_id in row_ids], kind="stable")
     work = TrialPass(run, data, classes, config, name)
-    if len(run.done(name)) < len(data.units()):
+    if left := units_left(run, name, data):
         for number in (0, 1):
             for side, mask in zip(SIDES, (suspects, ~suspects), strict=True):
                 chosen = drawn(order, mask & (half == number), labels, counts[number])
@@ -94,7 +94,7 @@ def run_trial(
                 job = training(f"trials/{name}/{folder}", row_ids, chosen, data, classes, run, config)
                 with watch.step(f"{name}: {folder}", job.config.epochs, "epochs") as advance:
                     engine.train(job, progress=advance)
-        apply_to_units(engine, run, work, data, watch)
+        apply_to_units(engine, run, work, data, watch, left)
     answers = work.answers()
     return measured(labels, suspects, used, *(answers[side].to_numpy() > 0 for side in SIDES))
 

@@ -18,11 +18,13 @@ import ray
 import ray.data
 import torch
 
+from raydvae import stopping
 from raydvae.distributed.engine import IO_CORES
 from raydvae.engine import Resources, available_cores
-from raydvae.errors import ConfigError, RaydvaeError
+from raydvae.errors import ConfigError, Interrupted, RaydvaeError
 
 POLL = 2.0  # seconds between looks at a cluster that is to grow
+LONGEST_FOLDER = 24  # characters: a socket's whole path has at most 107, of which Ray and we take 83
 CALL_SECONDS = 300.0  # that a small task may take, a worker's start included
 
 
@@ -35,12 +37,36 @@ def session(workers: int, address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _start(address or os.environ.get("RAY_ADDRESS"), workers)
-    _quiet()
+    with private_folder() as folder:
+        _start(address or os.environ.get("RAY_ADDRESS"), workers, folder)
+        _quiet()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def init(**options: Any) -> None:
+    """Call ``ray.init``, which takes SIGTERM for itself, and take it back."""
     try:
-        yield
+        ray.init(**options)
+    except SystemExit:  # Ray's own handler, until ours is back
+        raise Interrupted from None
     finally:
-        ray.shutdown()
+        stopping.listen_again()
+
+
+@contextmanager
+def private_folder() -> Iterator[str]:
+    """Make a folder for the files and sockets of our own cluster, and delete it at the end.
+
+    Ray lets everybody write to its folder (0777): it lies in one that only this user may enter.
+    """
+    where = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(where) > LONGEST_FOLDER:
+        where = "/tmp"
+    with tempfile.TemporaryDirectory(prefix="rdv-", dir=where, ignore_cleanup_errors=True) as folder:
+        yield os.path.join(folder, "ray")
 
 
 def cluster_resources(workers: int = 0, wait: float = 0) -> Resources:
@@ -86,10 +112,10 @@ def call(work: Callable[..., Any], *args: Any, use_gpu: bool) -> Any:
         ) from None
 
 
-def _start(address: str | None, workers: int) -> None:
+def _start(address: str | None, workers: int, folder: str) -> None:
     if address:
         try:
-            ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+            init(address=address, log_to_driver=True, logging_level=logging.WARNING)
         except Exception as error:
             raise ConfigError(
                 f"No Ray cluster answers at {address}: {error}. Check the address and that the cluster runs."
@@ -98,10 +124,11 @@ def _start(address: str | None, workers: int) -> None:
     # Raylet and agents start slowly on small machines and sometimes miss Ray's fixed deadline; a second try helps.
     for attempt in (1, 2):
         try:
-            ray.init(
+            init(
                 address="local",  # without it Ray joins the cluster last started on this machine, even a dead one
                 num_cpus=max(available_cores(), workers) + IO_CORES,
                 include_dashboard=False,
+                _temp_dir=folder,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -111,7 +138,7 @@ def _start(address: str | None, workers: int) -> None:
             if attempt == 2:
                 raise RaydvaeError(
                     f"Ray did not start on this machine: {error}. "
-                    f"Is there memory left, and room in {tempfile.gettempdir()}?"
+                    f"Is there memory left, and room in {os.path.dirname(os.path.dirname(folder))}?"
                 ) from None
 
 

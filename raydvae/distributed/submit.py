@@ -69,13 +69,13 @@ def _by_client(address: str, args: Sequence[str], package: str) -> int:
 
 
 def _connect(address: str, package: str) -> None:
-    import ray
+    from raydvae.distributed.session import init
 
     # Ray's proxy forks a server for each client while gRPC's threads run, and some of these servers die at birth (Ray's
     # issue 63202 counts 7 of 100); nothing of the command has run by then.
     for attempt in range(1, SERVERS + 1):
         try:
-            ray.init(address, runtime_env={"py_modules": [package]})
+            init(address=address, runtime_env={"py_modules": [package]})
             return
         except Exception as error:
             born_dead = isinstance(error, ConnectionAbortedError) and attempt < SERVERS

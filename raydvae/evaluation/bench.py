@@ -66,7 +66,7 @@ class Bench:
             return dataclasses.replace(self.given[step.key], data=data)
         split = step.split if isinstance(step, Source) and not step.copied else None
         store = step.folder(self)
-        return open_dataset(store.uri, data, store.options, split=split)
+        return open_dataset(store.address, data, store.options, split=split)
 
     def settled(self, config: TrainConfig) -> TrainConfig:
         """Return a training's settings with its number of slices decided."""
@@ -91,7 +91,7 @@ class Bench:
     def apply(self, step: Step, kind: Any, name: str, data: Step, model: Model, **more: Any) -> Result:
         """Run a pass of ``model`` over a data set into the step's folder; return the counts of rows."""
         source, run = self.dataset(data), Run(self.home(step))
-        known = {"classes": {"count": self.classes.count, "names": self.classes.names}}
+        known = {"classes": self.classes.to_dict()}
         run.open(step.kind, {"step": step.key}, source, known)
         config, architecture = model.config, model.stage.model
         work: UnitWork = kind(name, run, source, self.classes, config, architecture, model.store(self), **more)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from raydvae.data.failures import hide
 from raydvae.data.manifest import versions
 from raydvae.data.store import Store
 from raydvae.evaluation.bench import Bench
@@ -59,7 +60,7 @@ def _card(cell: Cell, table: Table, scale: str, value: float, bench: Bench) -> C
         "workers": bench.engine.workers,
         "versions": versions(),
         "data": {
-            "uri": source.uri,
+            "uri": hide(source.uri),
             "fingerprints": source.fingerprints,
             "rows": bench.dataset(source).rows,
             "classes": bench.classes.count,

@@ -49,4 +49,5 @@ def _write(out: Store, name: str, data: Dataset, table: pa.Table, ids: Sequence[
         else:
             segments.append([file, row, row + 1])
     metadata = dict(data.schema.arrow.metadata or {}) | {ORIGIN: json.dumps(segments).encode()}
-    out.write(name, parquet_bytes(table.replace_schema_metadata(metadata), data.schema.image))
+    table = data.schema.written(table).replace_schema_metadata(metadata)
+    out.write(name, parquet_bytes(table, data.schema.image))

@@ -167,7 +167,7 @@ class Diffusion(Step):
         from raydvae.defenses.purifiers import get_model
 
         data, home = bench.dataset(self.data), bench.home(self)
-        config = dataclasses.replace(self.config, train_on=data.store.uri)
+        config = dataclasses.replace(self.config, train_on=data.store.address)
         get_model(config, data, bench.classes, bench.image_size, home, bench.engine, bench.watch)
         return {"rows": data.rows}
 
@@ -183,7 +183,7 @@ class Diffused(Step):
 
     def run(self, bench: Bench) -> Result:
         """See `Step.run`."""
-        config = AvatarConfig(steps=self.steps, seed=self.seed, model=bench.home(self.diffusion).uri)
+        config = AvatarConfig(steps=self.steps, seed=self.seed, model=bench.home(self.diffusion).address)
         return transformed(bench, self, self.data, config)
 
 

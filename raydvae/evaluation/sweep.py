@@ -71,9 +71,8 @@ def sweep(
         for kld in pair:
             RateLossConfig(kld_target=kld)
     check_test(test, config.image_size)
-    run = Run(out)
-    with held(run, watch or Silent(), "sweep", data) as watch:
-        known = {"classes": {"count": classes.count, "names": classes.names}, "classifier": to_dict(classifier)}
+    with held(Run(out), watch or Silent(), "sweep", data) as (run, watch):
+        known = {"classes": classes.to_dict(), "classifier": to_dict(classifier)}
         run.open("sweep", to_dict(config) | {"sweep": kind}, data, known)
         train, tested = (_source(given, split) for given, split in ((data, "train"), (test, "test")))
         scale = Scale(
@@ -124,7 +123,7 @@ class _Sweep:
 
 
 def _source(data: Dataset, split: str) -> Source:
-    return Source(data.store.uri, split, fingerprints=tuple(file.fingerprint for file in data.files))
+    return Source(data.store.address, split, fingerprints=tuple(file.fingerprint for file in data.files))
 
 
 def _write(run: Run, points: Sequence[Point]) -> None:

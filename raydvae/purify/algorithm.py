@@ -14,27 +14,32 @@ was stopped anywhere. Where the work is done is the engine's matter: in this pro
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig, to_dict
 from raydvae.data.classes import Classes
-from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.damage import mend, mending, open_committed
+from raydvae.data.dataset import Dataset
 from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.selection import Choice, sample
 from raydvae.data.store import Store, checksum
-from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
-from raydvae.errors import ConfigError, DataError
+from raydvae.data.units import Unit
+from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held, units_left
+from raydvae.errors import ConfigError, DataError, StorageError
 from raydvae.purify.passes import ReconstructPass, SubtractPass
+from raydvae.purify.whole import SPARE, STAGES, adds_up, check_model, needed, sound, warn_of_models
 from raydvae.seeds import derive
-from raydvae.training.checkpoint import METRICS, MODEL, load_model
+from raydvae.training.checkpoint import METRICS, MODEL, load_history, load_model
 from raydvae.training.job import TrainJob
 from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
+log = logging.getLogger(__name__)
 FILE, P1, FLAGS = "summary.json", "work/p1", "flags.parquet"
 
 
@@ -58,10 +63,28 @@ class Summary:
         """Images a second of each pass."""
         return {name: rows / self.seconds[name] for name, rows in self.rows.items() if self.seconds[name] > 0}
 
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Rows in, out and rejected."""
+        return self.rows_in, self.rows_out, self.rows_rejected
+
     @classmethod
     def load(cls, run: Run) -> Summary:
-        """Return what the run's folder says, or an empty summary."""
-        return cls(**run.home.read_json(FILE)) if run.home.exists(FILE) else cls()
+        """Return what the run's folder says, or an empty summary; also for a damaged one: it is made again."""
+        if not run.home.exists(FILE):
+            return cls()
+        try:
+            found = cls(**run.home.read_json(FILE))
+            counts = (found.rows_in, found.rows_out, found.rows_rejected, *found.seconds.values(), *found.rows.values())
+            lines = [line for stage in found.history.values() for line in stage]
+            if not all(isinstance(n, int | float) for n in counts) or not all(isinstance(n, dict) for n in lines):
+                raise TypeError
+        except (AttributeError, TypeError, ValueError, StorageError) as error:
+            if isinstance(error, StorageError) and "not valid JSON" not in str(error):
+                raise
+            log.warning("%s/%s is damaged; it is made again, without the times of earlier calls.", run.home.uri, FILE)
+            return cls()
+        return found
 
     def save(self, run: Run) -> None:
         """Keep the summary in the run's folder."""
@@ -78,6 +101,7 @@ def purify(
     models: Run | None = None,
     until: str | None = None,
     flags: Flags | None = None,
+    verify: bool = False,
 ) -> Summary:
     """Purify data set ``p0`` into folder ``out``, or go on with a purification begun there.
 
@@ -85,10 +109,13 @@ def purify(
     With ``models``, a finished purification, its models are taken and nothing is trained. ``until`` "stage1", "pass1"
     or "stage2" ends after that step; a later call goes on from there. With ``flags`` both stages are trained on the
     flagged rows only and only these are purified (Tables 9 and 12); the others come out with the pixels they had.
+
+    What is damaged of the folder's files is made again. Presence and sizes are always compared, SHA-256 sums of all
+    committed files with ``verify``, or where that is cheap; those of P1 whenever it is read.
     """
     check_sample(config, p0, classes, flags)
-    with held(Run(out), watch or Silent(), "purify", p0) as watch:
-        return _purify(p0, classes, Run(out), config, engine or InProcess(), watch, models, until, flags)
+    with held(Run(out), watch or Silent(), "purify", p0) as (run, watch):
+        return _purify(p0, classes, run, config, engine or InProcess(), watch, models, until, flags, verify)
 
 
 def check_sample(config: PurifyConfig, data: Dataset, classes: Classes, flags: Flags | None = None) -> None:
@@ -112,19 +139,24 @@ def _purify(
     models: Run | None,
     until: str | None,
     flags: Flags | None,
+    verify: bool,
 ) -> Summary:
     taken = adopt(run, models) if models else {}
     config = _settled(config, run, engine)
     may_grow = trained(run, "stage1") and trained(run, "stage2")
-    known = {"classes": {"count": classes.count, "names": classes.names}, "models": taken}
+    known = {"classes": classes.to_dict(), "models": taken}
     if flags:
         known["flags"] = flags.about
     run.open("purify", _lasting(config), p0, known, may_grow=may_grow)
-    if flags and not run.home.exists(FLAGS):
+    if flags and not (run.home.exists(FLAGS) and run.home.read(FLAGS) == flags.data):
         run.home.write(FLAGS, flags.data)
     marked = flags.marked if flags else None
     summary = Summary.load(run)
-    if summary.complete and summary.rows_in == p0.rows:
+    sums = verify or None
+    mend(run, "pass3", sums, SPARE)
+    mend(run, "pass1", sums, SPARE)
+    if summary.complete and adds_up(run, summary.counts, p0.rows):
+        warn_of_models(run, sums)
         _clean_up(run, config)
         return summary
     summary.complete = False
@@ -136,31 +168,49 @@ def _purify(
             with watch.step(name, stage.train.epochs, "epochs") as advance:
                 engine.train(job, progress=advance)
         summary.seconds[name] = summary.seconds.get(name, 0.0) + time.monotonic() - started
-        summary.history[name] = load_model(run.home.sub(name))[1]
+        summary.history[name] = load_history(run.home.sub(name))
         summary.save(run)
 
-    def apply(work: SubtractPass | ReconstructPass) -> None:
-        rows, seconds = apply_to_units(engine, run, work, work.data, watch)
+    def apply(work: SubtractPass | ReconstructPass, left: Sequence[Unit]) -> None:
+        check_model(run, work)
+        rows, seconds = apply_to_units(engine, run, work, work.data, watch, left)
         summary.seconds[work.name] = summary.seconds.get(work.name, 0.0) + seconds
         summary.rows[work.name] = summary.rows.get(work.name, 0) + rows
         summary.save(run)
 
     def p1() -> Dataset:
-        return open_dataset(run.home.sub(P1).uri, p0.data, run.store.options)
+        return open_committed(run, "pass1", P1, p0)
+
+    def pass1(sums: bool | None = sums) -> bool:
+        """Make what is missing or damaged of P1 and still needed; return whether that was anything."""
+        mend(run, "pass1", sums, only=needed(run, P1, trained(run, "stage2")))
+        left = units_left(run, "pass1", p0, spare=SPARE)
+        apply(
+            SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked), left
+        )
+        _count(run, summary, p0, config)
+        return bool(left)
+
+    def pass3() -> None:
+        data, stage = p1(), config.stage2
+        left = units_left(run, "pass3", data, spare=SPARE)
+        apply(ReconstructPass("pass3", run, data, classes, config, stage.model, run.home.sub("stage2"), marked), left)
+
+    def mend_p1() -> bool:
+        return pass1(sums=True)
 
     train("stage1", config.stage1, lambda: p0)
     if until == "stage1":
         return summary
-    apply(SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked))
-    _count(run, summary, p0, config)
+    pass1()
     if until == "pass1":
         return summary
 
-    train("stage2", config.stage2, p1)
+    mending(lambda: train("stage2", config.stage2, p1), mend_p1)
     if until == "stage2":
         return summary
     if run.home.list(P1):  # none is left of a run that had ended and now got only rows that cannot be used
-        apply(ReconstructPass("pass3", run, p1(), classes, config, config.stage2.model, run.home.sub("stage2"), marked))
+        mending(pass3, mend_p1)
     _check_complete(run, summary)
     summary.complete = True
     summary.save(run)
@@ -180,8 +230,7 @@ def _clean_up(run: Run, config: PurifyConfig) -> None:
 
 def adoptable(models: Run, data: Dataset) -> Classes:
     """Return the classes of the run whose models are to be taken; `DataError` if ``data`` cannot be of them."""
-    known = models.read()["classes"]
-    classes = Classes(known["count"], known["names"] and tuple(known["names"]), data.schema.labels_are_text)
+    classes = Classes.from_dict(models.read()["classes"], data)
     names = data.schema.class_names
     if (classes.text and not classes.names) or (names and list(names) != list(classes.names or ())):
         raise DataError(
@@ -194,15 +243,16 @@ def adoptable(models: Run, data: Dataset) -> Classes:
 def adopt(run: Run, models: Run) -> dict[str, Any]:
     """Copy the models of a purification into ``run``'s folder; return where they came from and their checksums."""
     taken: dict[str, Any] = {"run": models.store.uri}
-    for stage in ("stage1", "stage2"):
+    for stage in STAGES:
         if not trained(models, stage):
             raise DataError(
                 f"{models.store.uri} has no trained model of {stage}; give the folder of a purification that is "
                 "complete, or let it finish first."
             )
+        load_model(models.home.sub(stage))
         model = models.home.read(f"{stage}/{MODEL}")
         taken[stage] = checksum(model)
-        if not trained(run, stage):
+        if not sound(run, stage):
             run.home.write(f"{stage}/{METRICS}", models.home.read(f"{stage}/{METRICS}"))
             run.home.write(f"{stage}/{MODEL}", model)
     return taken

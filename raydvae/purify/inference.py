@@ -48,32 +48,37 @@ def to_uint8(x: Tensor, quantize: Quantize) -> Tensor:
 
 def load_dvae(store: Store, architecture: DVAEConfig) -> DVAE:
     """Return a finished D-VAE, ready for inference."""
-    return _ready(DVAE(architecture), store)
+    return _ready(DVAE(architecture), load_model(store)[0])
 
 
 def load_vae(store: Store, architecture: DVAEConfig) -> RateConstrainedVAE:
     """Return a finished plain VAE, ready for inference."""
-    return _ready(RateConstrainedVAE(architecture), store)
+    return _ready(RateConstrainedVAE(architecture), load_model(store)[0])
 
 
-def _ready(model: V, store: Store) -> V:
-    model.load_state_dict(load_model(store)[0])
+def _ready(model: V, tensors: dict[str, Tensor]) -> V:
+    model.load_state_dict(tensors)
     ready: V = fold(model.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
     return ready
 
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """A model on a device, applied to the rows of a unit with noise that is seeded by run, pass and unit."""
+    """A model on a device, applied to the rows of a unit with noise that is seeded by run, pass and unit.
+
+    ``weights`` is the checksum of the weights, where they were read from a file.
+    """
 
     model: RateConstrainedVAE
     config: PurifyConfig
     device: torch.device
+    weights: str = ""
 
     @classmethod
     def load(cls, store: Store, architecture: DVAEConfig, config: PurifyConfig, device: torch.device) -> Inference:
         """Return the stage whose finished training lies in ``store``."""
-        return cls(load_dvae(store, architecture).to(device), config, device)
+        tensors, weights = load_model(store)
+        return cls(_ready(DVAE(architecture), tensors).to(device), config, device, weights)
 
     def subtracted(self, rows: Rows) -> tuple[Array, npt.NDArray[np.float32]]:
         """Pass 1: return x1 (N, H, W, 3) uint8 and p_hat0 (N, H, W, 3), the perturbation that was taken off."""

@@ -81,7 +81,10 @@ class SubtractPass(Pass):
         part, mask = self.part(rows)
         x1, p_hat = self.inference.subtracted(part)
         norms = np.sqrt(np.square(p_hat.astype(np.float64)).sum(axis=(1, 2, 3)))
-        return _among(rows.images, mask, x1), {"p_norms": _per_class(norms, part.labels)}
+        return _among(rows.images, mask, x1), {
+            "p_norms": _per_class(norms, part.labels),
+            "model": self.inference.weights,
+        }
 
     def commit(self, rows: Rows, result: tuple[Array, dict[str, Any]]) -> dict[str, Any]:
         """Publish the unit's part of P1."""
@@ -100,16 +103,17 @@ class ReconstructPass(Pass):
         mse = np.square(difference).mean(axis=(1, 2, 3))
         psnr = -10 * np.log10(np.maximum(mse, 1e-10))
         counts = np.histogram(psnr.clip(PSNR_EDGES[0], PSNR_EDGES[-1]), PSNR_EDGES)[0]
-        notes = {"psnr_counts": counts.tolist(), "psnr_sum": float(psnr.sum())}
+        notes = {"psnr_counts": counts.tolist(), "psnr_sum": float(psnr.sum()), "model": self.inference.weights}
         kept = None if x2 is None else _among(rows.images, mask, x2)
         return kept, _among(rows.images, mask, x3), notes
 
     def commit(self, rows: Rows, result: tuple[Array | None, Array, dict[str, Any]]) -> dict[str, Any]:
         """Publish the unit's part of P3, and of P2 if asked for."""
         x2, x3, notes = result
-        if x2 is not None:
-            self.run.publish(self.data, rows, x2, "_raydvae/work/p2")
-        return self.run.commit(self.name, self.data, rows, x3, notes=notes)
+        p2 = {}
+        if x2 is not None and (data := self.run.publish(self.data, rows, x2, "_raydvae/work/p2")):
+            p2 = {f"_raydvae/work/p2/{rows.unit.file}": data}
+        return self.run.commit(self.name, self.data, rows, x3, notes=notes, written=p2)
 
 
 def _among(images: Array, mask: Mask | None, changed: Array) -> Array:

@@ -17,6 +17,7 @@ import torch
 from raydvae.config import PurifyConfig, StageConfig
 from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array, encode
+from raydvae.data.damage import examine
 from raydvae.data.dataset import Dataset
 from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run
@@ -26,6 +27,7 @@ from raydvae.engine import Engine, Resources, one_thread
 from raydvae.errors import ConfigError, DataError, StorageError
 from raydvae.models.dvae import DVAE
 from raydvae.purify.algorithm import check_sample, trained
+from raydvae.purify.whole import SPARE
 from raydvae.training.feed import Cut, to_float
 from raydvae.training.job import GIB
 from raydvae.training.loop import resolve_slices
@@ -164,7 +166,7 @@ def preflight(
             steps[stage] = f"{epochs} epochs x {batches} steps"
             at_once = 1 if engine.device.type == "cuda" else min(cores, math.ceil(slices / engine.workers))
             seconds[stage] = epochs * chosen * getattr(measured, stage) / (engine.workers * at_once)
-        left = len(units) - len(run.done(step))
+        left = len(units) - len(examine(run, step, spare=SPARE).good)
         if left > 0:
             share = left / len(units)
             steps[step] = f"{left} units"
@@ -211,7 +213,7 @@ def probe(data: Dataset, classes: Classes, config: PurifyConfig, device: torch.d
         if not len(rows.images):
             raise DataError(
                 f"None of the first {few.sum()} images of {data.store.uri}/{unit.source} can be used: "
-                f"{rows.rejected.column('reason')[0].as_py()}."
+                f"{rows.reasons[0]}."
             )
         images = np.resize(rows.images, (PROBED, *rows.images.shape[1:]))
         labels = np.resize(rows.labels, PROBED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from raydvae.config import PurifyConfig, from_dict, preset
 from raydvae.data.classes import Classes
-from raydvae.data.dataset import open_dataset
+from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import parse_flags
 from raydvae.data.manifest import Run
 from raydvae.data.parquet_check import open_parquet, parquet_errors
@@ -25,13 +26,18 @@ from raydvae.reports.html import SHOWN_CLASSES, ReportData, render
 from raydvae.reports.samples import Samples
 from raydvae.reports.status import STEPS
 
+log = logging.getLogger("raydvae.reports")
 PAGE = "report.html"
 SAMPLES = "samples.safetensors"
 SEARCHED_UNITS = 8  # for samples of each class
 
 
-def write_report(out: Store, accuracies: dict[str, float] | None = None) -> str:
-    """Write the report of the purification in folder ``out`` and return its address."""
+def write_report(out: Store, accuracies: dict[str, float] | None = None, source: Dataset | None = None) -> str:
+    """Write the report of the purification in folder ``out`` and return its address.
+
+    Pictures are of the ``source``; without it, of the one that the run names if that lies in the same store: a run may
+    come from a stranger, and whatever address it names would be sent this user's keys.
+    """
     run = Run(out)
     known = run.read()
     if known["kind"] != "purify":
@@ -56,7 +62,7 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None) -> str:
         speeds=summary.speeds,
         psnr_histogram=(PSNR_EDGES, _sum([record["psnr_counts"] for record in last])),
         p_norms=_norms(first, names),
-        samples=_samples(run, known, config) if summary.complete else None,
+        samples=_samples(run, known, config, source) if summary.complete else None,
         accuracies=accuracies or _kept_accuracies(run),
     )
     if accuracies:
@@ -77,9 +83,10 @@ def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, s
             continue
         name = f"rejected/{record['unit']}.parquet"
         file = open_parquet(run.home.read(name), f"{run.home.uri}/{name}")
+        columns = file.schema_arrow.names[-2:]  # reasons and row ids, whatever the source's columns are called
         with parquet_errors(f"{run.home.uri}/{name}"):
-            table = file.read(["reason", "row_id"])
-        for reason, row_id in zip(table["reason"].to_pylist(), table["row_id"].to_pylist(), strict=True):
+            reasons, row_ids = (file.read([column])[column].to_pylist() for column in columns)
+        for reason, row_id in zip(reasons, row_ids, strict=True):
             counts[reason] += 1
             example.setdefault(reason, row_id)
     return [(reason, count, example[reason]) for reason, count in counts.most_common()]
@@ -104,18 +111,24 @@ def _norms(records: list[dict[str, Any]], names: list[str]) -> dict[str, tuple[f
     return out
 
 
-def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples | None:
+def _samples(run: Run, known: dict[str, Any], config: PurifyConfig, source: Dataset | None) -> Samples | None:
     """Return samples of the first classes: kept ones, or made anew from source, stage 1 and output."""
     if run.home.exists(SAMPLES):
         return Samples.load(run.home, SAMPLES)
-    source = open_dataset(known["source"]["uri"], config.data, run.store.options)
+    if source is None:
+        store = run.store.beside(known["source"]["uri"])
+        if store is None:
+            log.warning("The report has no pictures: the run's source lies elsewhere. Name it with --source.")
+            return None
+        source = open_dataset(store.address, config.data, store.options)
+    source = replace(source, data=config.data)
     listed = {name for name, *_ in known["source"]["files"]}
     source = replace(source, files=tuple(file for file in source.files if file.name in listed))
-    classes = Classes(known["classes"]["count"], _tuple(known["classes"]["names"]), source.schema.labels_are_text)
+    classes = Classes.from_dict(known["classes"], source)
     work = SubtractPass("pass1", run, source, classes, config, config.stage1.model, run.home.sub("stage1"))
     marked = parse_flags(run.home.read(FLAGS), FLAGS, source).marked if "flags" in known else None
     inference = Inference.load(work.store, work.architecture, config, torch.device("cpu"))
-    result = open_dataset(run.store.uri, config.data, run.store.options)
+    result = open_dataset(run.store.address, config.data, run.store.options)
     output = {unit.id: unit for unit in result.units()}
     wanted = {label: 2 for label in range(min(classes.count, SHOWN_CLASSES))}
     parts: list[tuple[Any, ...]] = []
@@ -143,7 +156,3 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig) -> Samples |
     samples = Samples(x0=x0, p_hat=p_hat, x1=x1, x3=x3, labels=labels, row_ids=[i for part in parts for i in part[5]])
     samples.save(run.home, SAMPLES)
     return samples
-
-
-def _tuple(names: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(names) if names else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import tomli_w
 from markupsafe import Markup
 
 from raydvae.data.codecs import Array
+from raydvae.data.failures import hide
 from raydvae.reports import figures
 from raydvae.reports.advice import judge
 from raydvae.reports.samples import Samples
@@ -68,7 +68,7 @@ def render(data: ReportData) -> str:
     return fill(
         "report.html.j2",
         data=data,
-        uri=_without_secret(source["uri"]),
+        uri=hide(source["uri"]),
         balanced=data.counts["rows_in"] == data.counts["rows_out"] + data.counts["rows_rejected"],
         recovered=_recovered(data.accuracies),
         accuracies=_accuracies(data.accuracies),
@@ -131,10 +131,6 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:,.1f} TiB"
-
-
-def _without_secret(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _plain(value: Any) -> Any:

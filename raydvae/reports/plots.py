@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from raydvae.evaluation.cards import Summed
 from raydvae.reports import figures
 
@@ -19,7 +21,7 @@ Name = Callable[[str], str]
 class Drawn:
     """A chart as SVG, and a sentence on it."""
 
-    svg: str
+    svg: Markup
     caption: str
 
 
@@ -63,7 +65,7 @@ def _by_target(cells: Cells, rows: Sequence[str], name: Name, kind: str, shown: 
                 series, label=text, title=f"{shown_as}, {name(kind)}", xlabel="KLD target, nats a position",
                 ylabel=f"{what}, {unit}", log=True,
             )  # fmt: skip
-            drawn.append(Drawn(svg, f"{text}."))
+            drawn.append(Drawn(Markup(svg), f"{text}."))
     return drawn
 
 
@@ -74,7 +76,7 @@ def _by_psnr(cells: Cells, rows: Sequence[str], name: Name, kinds: Sequence[str]
         if series:
             text = f"{name(attack)}: test accuracy by PSNR to the poisoned images, {' and '.join(series)}"
             svg = figures.lines(series, label=text, title=name(attack), xlabel="PSNR, dB", ylabel="test accuracy, %")
-            drawn.append(Drawn(svg, f"{text}. Higher at the same PSNR is a better trade."))
+            drawn.append(Drawn(Markup(svg), f"{text}. Higher at the same PSNR is a better trade."))
     return drawn
 
 

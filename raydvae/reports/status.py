@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from raydvae.data.damage import Damage, Found, examine
 from raydvae.data.lease import INTERVAL, read_holder
-from raydvae.data.manifest import Run
+from raydvae.data.manifest import HOME, Run
 from raydvae.data.store import Store
-from raydvae.training.checkpoint import METRICS, MODEL
+from raydvae.training.checkpoint import MODEL, read_metrics
 
 STEPS = {"purify": ("stage1", "pass1", "stage2", "pass3"), "poison": ("surrogate", "poison")}
 SILENT = 4 * INTERVAL  # seconds after which a driver that has not renewed its note is taken for dead
@@ -21,7 +22,10 @@ def status(store: Store) -> dict[str, Any]:
     known = run.read()
     note = read_holder(run.home) or {}
     units = known["source"].get("units")
-    steps = {name: _step(run, known, name, units) for name in STEPS.get(known["kind"], ())}
+    passes = sorted({name.split("/")[1] for name in run.home.list("commits")})
+    found = {name: examine(run, name, sums=False, spare=f"{HOME}/work/") for name in passes}
+    damaged = [damage for each in found.values() for damage in each.damaged]
+    steps = {name: _step(run, known, name, units, found) for name in STEPS.get(known["kind"], ())}
     steps = {name: step for name, step in steps.items() if step}
     seen = max(0.0, time.time() - note["renewed"]) if note else None
     state = note.get("state", "unknown")
@@ -35,7 +39,8 @@ def status(store: Store) -> dict[str, Any]:
         "driver": f"process {note['pid']} on {note['host']}" if note else None,
         "rows": known["source"]["rows"],
         "steps": steps,
-        "rows_rejected": _rejected(run, known["kind"]),
+        "rows_rejected": _rejected(found, known["kind"]),
+        "damaged": [[damage.file, damage.what] for damage in damaged],
         "retries": note.get("retries", 0),
         "error": note.get("error"),
     }
@@ -54,6 +59,9 @@ def lines(about: Mapping[str, Any]) -> list[str]:
         done = f"{now['done']} of {now['total']} {now['unit']}"
         out.append(f"  now       {now['step']}: {done}, {now['rate']:.3g} a second{left}")
     out.append(f"  rejected  {about['rows_rejected']} rows of {about['rows']}")
+    if about["damaged"]:
+        shown = Found(damaged=[Damage("", *each) for each in about["damaged"]]).text
+        out.append(f"  damaged   {shown}; run the same raydvae {about['kind']} command again to mend it")
     if about["retries"]:
         out.append(f"  retries   {about['retries']} requests to storage")
     if about["error"]:
@@ -69,18 +77,20 @@ def _now(note: Mapping[str, Any]) -> dict[str, Any]:
     return {name: note[name] for name in names} | {"rate": rate, "seconds_left": left}
 
 
-def _step(run: Run, known: Mapping[str, Any], name: str, units: int | None) -> dict[str, Any]:
+def _step(
+    run: Run, known: Mapping[str, Any], name: str, units: int | None, found: Mapping[str, Found]
+) -> dict[str, Any]:
     if (name in known["config"] and isinstance(known["config"][name], dict)) or name == "surrogate":
         total = known["config"].get(name, {}).get("train", {}).get("epochs")
         finished = run.home.exists(f"{name}/{MODEL}")
-        done = len(run.home.read(f"{name}/{METRICS}").splitlines()) if run.home.exists(f"{name}/{METRICS}") else 0
+        done = len(read_metrics(run.home.sub(name)))
         if total is None and not done:
             return {}
         return {"done": done, "total": total or (done if finished else "?"), "unit": "epochs", "finished": finished}
-    done = len(run.done(name))
+    done = len(found[name].good) if name in found else 0
     return {"done": done, "total": units if units is not None else "?", "unit": "units"}
 
 
-def _rejected(run: Run, kind: str) -> int:
-    step = {"purify": "pass1", "poison": "poison"}.get(kind)
-    return sum(record["rows_rejected"] for record in run.records(step)) if step else 0
+def _rejected(found: Mapping[str, Found], kind: str) -> int:
+    step = {"purify": "pass1", "poison": "poison"}.get(kind, "")
+    return sum(record["rows_rejected"] for record in found[step].good.values()) if step in found else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,11 @@ from raydvae.data.selection import Choice
 from raydvae.data.store import Store
 from raydvae.data.units import Unit
 from raydvae.training.checkpoint import (
-    METRICS,
+    MODEL,
     keep_model,
-    load_model,
+    load_history,
     load_state,
+    read_metrics,
     save_model,
     save_state,
     write_metrics,
@@ -93,17 +93,15 @@ class TrainJob:
     @property
     def finished(self) -> bool:
         """Whether the final weights are there."""
-        return self.store.exists("model.safetensors")
+        return self.store.exists(MODEL)
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the metrics of the epochs done so far, as `raydvae.training.checkpoint.write_metrics` left them."""
-        if not self.store.exists(METRICS):
-            return []
-        return [json.loads(line) for line in self.store.read(METRICS).splitlines()]
+        return read_metrics(self.store)
 
     def history(self) -> list[dict[str, float]]:
         """Return each epoch's metrics of a finished training; `ConfigError` if it had other settings."""
-        return load_model(self.store, self.about)[1]
+        return load_history(self.store, self.about)
 
 
 def run_job(
@@ -123,7 +121,7 @@ def run_job(
     if job.finished:
         job.history()  # refuses other settings
         return
-    state = load_state(job.store, job.about)
+    state, tag = load_state(job.store, job.about)
     feed: Feed
     if scan := job.scan:
         feed = StreamFeed(job.source, scan.counts(), int(job.data.data.memory_gib * GIB), reader)
@@ -131,10 +129,11 @@ def run_job(
         feed = load_images(job.source, threads)
 
     def on_epoch(state: TrainState, metrics: dict[str, float]) -> None:
+        nonlocal tag
         if first:
             if state.epoch - 1 in job.keep:
                 keep_model(job.store, state, job.about)
-            save_state(job.store, state, job.about)
+            tag = save_state(job.store, state, job.about, tag)
             write_metrics(job.store, state.history)
         if progress is not None:
             progress(metrics)
@@ -160,7 +159,7 @@ def load_images(source: Source, threads: int = 1) -> ImageSet:
 
     def one(unit: Unit) -> tuple[Rows, Counter[str]]:
         rows = source.read(unit)
-        return rows, Counter(rows.rejected.column("reason").to_pylist())
+        return rows, Counter(rows.reasons)
 
     units = data.units()
     size = source.image_size

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from raydvae import stopping
 from raydvae.config import TrainConfig
 from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.seeds import derive
@@ -160,6 +161,7 @@ class _Trainer:
         sums: Parts = {}
         sizes = self.cut.sizes
         for step, parts in enumerate(self.data.epoch(self.cut, self.seed, epoch, self.mine)):
+            stopping.check()
             for options in self.optimizer.param_groups:
                 options["lr"] = learning_rate(self.config, epoch, step / len(sizes))
             for name, value in self.run_step(parts, step, self._weights(sizes[step])).items():

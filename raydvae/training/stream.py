@@ -9,7 +9,7 @@ Which rows can be used is found out beforehand, by a scan that decodes each row 
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ import torch
 
 from raydvae.data.classes import Classes
 from raydvae.data.dataset import Dataset
-from raydvae.data.manifest import check_rejected
+from raydvae.data.manifest import check_rejected, sealed, unsealed
 from raydvae.data.rows import Rows, decode_rows
 from raydvae.data.selection import Choice
 from raydvae.data.store import Store
@@ -228,21 +228,33 @@ class Scan:
             "rows_in": rows.unit.rows,
             "rows_usable": len(rows.labels),
             "rows_rejected": rows.rejected.num_rows,
-            "reasons": Counter(rows.rejected.column("reason").to_pylist()),
+            "reasons": Counter(rows.reasons),
         }
-        self.store.write_json(f"scan/{rows.unit.id}.json", record)
+        self.store.write_json(f"scan/{rows.unit.id}.json", sealed(record))
         return record
 
     def left(self) -> list[Unit]:
         """Return the units that are not scanned yet."""
-        done = self.store.list("scan")
-        return [unit for unit in self.source.data.units() if f"scan/{unit.id}.json" not in done]
+        done = self._records()
+        return [unit for unit in self.source.data.units() if unit.id not in done]
+
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """Return the records by unit; a damaged one is none."""
+        there, out = self.store.list("scan"), {}
+        units = [unit for unit in self.source.data.units() if f"scan/{unit.id}.json" in there]
+        blobs = self.store.read_many([f"scan/{unit.id}.json" for unit in units]).values()
+        for unit, blob in zip(units, blobs, strict=True):
+            with contextlib.suppress(TypeError, KeyError):
+                record = unsealed(blob) or {}
+                if record["unit"] == unit.id and record["rows_in"] >= record["rows_usable"] + record["rows_rejected"]:
+                    out[unit.id] = record | {"reasons": Counter(record["reasons"])}
+        return out
 
     def counts(self) -> tuple[int, ...]:
         """Return the usable rows of each unit; `DataError` where more cannot be used than the reject limit allows."""
-        names = [f"scan/{unit.id}.json" for unit in self.source.data.units()]
-        records = [json.loads(blob) for blob in self.store.read_many(names).values()]
-        reasons = sum((Counter(record["reasons"]) for record in records), Counter[str]())
+        found = self._records()
+        records = [found[unit.id] for unit in self.source.data.units()]
+        reasons = sum((record["reasons"] for record in records), Counter[str]())
         why = "; ".join(f"{reason} ({count} rows)" for reason, count in reasons.most_common(SHOWN_REASONS))
         limit = self.source.data.data.reject_limit
         check_rejected(reasons.total(), sum(record["rows_in"] for record in records), limit, why)

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, dump_toml, to_dict, with_targets
 from raydvae.data.classes import Classes
-from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.damage import mend, mending, open_committed
+from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, available_cores, held
@@ -172,16 +173,19 @@ def tune(
     """
     for name in STAGES:
         check_window(getattr(config, name).psnr_window)
-    run = Run(out)
     engine, runner = engine or InProcess(), runner or Here()
-    with held(run, watch or Silent(), "tune", data) as watch:
-        known = {"classes": {"count": classes.count, "names": classes.names}}
+    with held(Run(out), watch or Silent(), "tune", data) as (run, watch):
+        known = {"classes": classes.to_dict()}
         lasting = {"fraction": settings.fraction, "epochs": settings.epochs}  # the rest may change from call to call
         run.open("tune", to_dict(config) | {"tune": lasting}, data, known)
         clock = _Clock(run)
         experiment = _Experiment(run, classes, config, settings, engine, runner, watch, clock)
         first = experiment.stage("stage1", data)
-        second = experiment.stage("stage2", experiment.p1(data, first.kld_target))
+        inner = _p1_run(run, first.kld_target)
+        second = mending(
+            lambda: experiment.stage("stage2", experiment.p1(data, first.kld_target)),
+            lambda: bool(mend(inner, "pass1", sums=True).damaged),
+        )
         tuned = Tuned(config=with_targets(config, first.kld_target, second.kld_target), stages={}, seconds=clock.stop())
         tuned.stages.update(stage1=first, stage2=second)
         _write(run, tuned)
@@ -354,7 +358,7 @@ def trials_of(
 
 def stage_input(run: Run, name: str, data: Dataset, kld1: float) -> Dataset:
     """Return what a stage of a finished tuning of ``data`` was trained on: P0 or P1."""
-    return data if name == "stage1" else open_dataset(_p1_run(run, kld1).home.sub(P1).uri, data.data, run.store.options)
+    return data if name == "stage1" else open_committed(_p1_run(run, kld1), "pass1", P1, data)
 
 
 def _p1_run(run: Run, kld: float) -> Run:

@@ -44,7 +44,7 @@ def pixels(data: Dataset) -> np.ndarray:  # type: ignore[type-arg]
     images = [
         data.schema.pixels(value, data.data)
         for unit in data.units()
-        for value in data.read(unit, columns=["image"]).column(0).to_pylist()
+        for value in data.schema.values(data.read(unit, columns=["image"]).column(0))
     ]
     return np.stack(images)
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from raydvae.cli.main import run
+from raydvae.data.codecs import FORMATS
 from raydvae.data.dataset import open_dataset
 from tests.data.helpers import as_bytes, struct_table, write
 
@@ -54,7 +55,7 @@ FLAGS = {
     "inspect": "--clean --json --poison --storage-option",
     "import-poison": "--clean --json --storage-option",
     "export-poison": "--clean --format --json --storage-option",
-    "report": "--json --storage-option",
+    "report": "--json --source --storage-option",
 }
 
 
@@ -250,6 +251,73 @@ def test_import_poison_and_inspect_tell_json(tmp_path: Path, capsys: pytest.Capt
     assert (about["rows"], about["shards"], about["classes"], about["image_sizes"]) == (40, 3, 10, {"32x32": 15})
     assert set(about["rows_per_class"].values()) == {4}
     assert not poisoned.exists()
+
+
+def test_a_divided_folder_is_told_alike_by_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    pictures = [as_bytes(np.full((16, 16, 3), 40 * i, np.uint8)) for i in range(5)]
+    for name, rows in {"train-0": 2, "train-1": 2, "test-\x1b0": 5}.items():
+        write(tmp_path / "in", struct_table(pictures[:rows], list(range(rows))), f"data/{name}.parquet")
+    said = (
+        "taken: 2 files of train, 4 rows; left out: 1 file of another part (data/test-\\x1b0.parquet). "
+        "To take others, give their folder, file or glob."
+    )
+    code, out, _ = cli(capsys, "inspect", tmp_path / "in")
+    assert (code, said in out, "rows      9 in 3 shards" in out) == (0, True, True)
+    _, out, _ = cli(capsys, "inspect", tmp_path / "in", "--json")
+    assert {part: about["rows"] for part, about in json.loads(out)["parts"].items()} == {"train": 4, "test": 5}
+    runs = {
+        "defend": ["defend", "gray", tmp_path / "in", tmp_path / "gray"],
+        "purify": [
+            "purify",
+            tmp_path / "in",
+            tmp_path / "clean",
+            "--dry-run",
+            "--width",
+            "8",
+            "--batch",
+            "4",
+            "--slices",
+            "1",
+        ],
+    }
+    for name, args in runs.items():
+        code, out, err = cli(capsys, *args, "--json")
+        assert (code, said in err) == (0, True), err
+        about = json.loads(out.splitlines()[-1])
+        assert about["left_out"] == ["data/test-\x1b0.parquet"]
+        assert about["rows_in" if name == "defend" else "rows"] == 4
+        assert "\x1b" not in out + err
+
+
+def test_an_import_says_what_it_took_and_what_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = as_bytes(np.zeros((8, 8, 3), np.uint8))
+    for name, data in {
+        "x/Train/cat/1.png": picture,
+        "x/Train/cat/2.png": b"no image",
+        "x/Test/cat/1.png": picture,
+        "x/val/cat/1.png": picture,
+        "x/Train/cat/\x1b[31m": b"text",
+    }.items():
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    code, out, _ = cli(capsys, "import", tmp_path / "in", tmp_path / "out", "--format", "imagefolder")
+    assert code == 0
+    assert [line.strip() for line in out.splitlines()] == [
+        f"3 rows of 1 classes in 2 shards (train 2, test 1): {tmp_path / 'out'}",
+        "classes are the folders in x/",
+        "train is the folder x/Train, test is the folder x/Test",
+        "1 of 3 images cannot be read: 1 text. They are rows, and will be rejected with their reasons; convert them to "
+        f"one of {', '.join(FORMATS)} to keep them",
+        "skipped 1: file of neither split (val/)",
+        "skipped 1: no image (\\x1b[31m)",
+    ]
+    code, out, _ = cli(capsys, "import", tmp_path / "in", tmp_path / "o", "--format", "imagefolder", "--json")
+    about = json.loads(out)
+    assert about["unreadable"] == {"text": 1}
+    assert about["parts"] == {"train": 2, "test": 1}
 
 
 def test_folder_of_horrors(tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None) -> None:

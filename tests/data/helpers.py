@@ -57,3 +57,10 @@ def decode_unit(dataset: Dataset, unit: Unit, image_size: int, num_classes: int 
 def plain(size_policy: str = "reject", **settings: object) -> DataConfig:
     """Return a `DataConfig` with some settings changed."""
     return DataConfig(size_policy=size_policy, **settings)  # type: ignore[arg-type]
+
+
+def smooth_images(count: int, size: int = 8, seed: int = 0) -> Array:
+    """Return (N, size, size, 3) images in which neighbors are alike, as in photographs, and channels are not."""
+    corners = random_images(count, 3, seed)
+    resized = [Image.fromarray(each).resize((size, size), Image.Resampling.BICUBIC) for each in corners]
+    return np.stack([np.asarray(each) for each in resized])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import tracemalloc
@@ -9,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from raydvae.data.codecs import BadImage, decode, encode, fit, size_of
 from tests.data.helpers import as_bytes, plain, random_images
@@ -18,12 +19,12 @@ LIMITS = plain()
 IMAGE = random_images(1, 9)[0][:, :7]
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG of some bytes that claims a size; no pixels follow."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
@@ -94,21 +95,154 @@ def test_the_pixel_limit_holds_without_decoding(side: int) -> None:
     tracemalloc.stop()
 
 
+def with_chunk(extra: bytes) -> bytes:
+    """A good PNG with a chunk behind its header."""
+    data = as_bytes(IMAGE)
+    return data[:33] + extra + data[33:]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"just a text\n", "not a JPEG, PNG or WEBP image"),
-        (b"", "not a JPEG"),
+        (b"just a text\n", "^text, not a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF or JPEG 2000 image$"),
+        (b"", "^an empty value, not a JPEG"),
+        (b"<html><body>404</body></html>", "^HTML text, not a"),
+        (b'<?xml version="1.0"?><svg xmlns="x"/>', "^an SVG drawing, not a"),
+        (b'{"error": 404}', "^JSON text, not a"),
+        (gzip.compress(as_bytes(IMAGE)), "^gzip data, not a"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "^a HEIC image, not a"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "^a JPEG XL image, not a"),
+        (b"%PDF-1.7\n", "^a PDF document, not a"),
+        (b"\0" * 100, "^nothing but zero bytes, not a"),
+        (bytes(IMAGE), "^bytes of no known format, not a"),
         (as_bytes(random_images(1, 64)[0], "JPEG")[:-900], "cannot be decoded"),
         (as_bytes(random_images(1, 64)[0], "PNG")[:-900], "cannot be decoded"),
-        (as_bytes(IMAGE, "BMP"), "not a JPEG"),
-        (as_bytes(IMAGE, "TIFF"), "not a JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be decoded"),
     ],
-    ids=["text", "empty", "cut JPEG", "cut PNG", "BMP", "TIFF"],
+    ids=lambda value: None if isinstance(value, str) else str(value[:12]),
 )
 def test_everything_else_has_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason):
         decode(data, LIMITS)
+
+
+CODEC = {"AVIF": "avif", "JPEG2000": "jpg_2000"}
+SMOOTH = np.asarray(Image.fromarray(random_images(1, 4)[0]).resize((60, 40), Image.Resampling.BICUBIC))
+FORMATS = ["BMP", "GIF", "TIFF", "WEBP"] + [kind for kind in ("AVIF", "JPEG2000") if features.check(CODEC[kind])]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_other_formats_are_what_pillow_decodes_and_cut_ones_are_refused(kind: str) -> None:
+    data = as_bytes(SMOOTH, kind)
+    assert np.array_equal(decode(data, LIMITS), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert size_of(data) == (60, 40)
+    for share in (0.95, 0.5):
+        with pytest.raises(BadImage, match="cannot be decoded"):
+            decode(data[: int(len(data) * share)], LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
+def test_the_first_of_several_images_is_taken(kind: str) -> None:
+    first, second = (Image.fromarray(np.full((8, 8, 3), value, np.uint8)) for value in (0, 255))
+    data = as_bytes(first, kind, save_all=True, append_images=[second])
+    assert decode(data, LIMITS).max() < 10
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_orientation_is_applied(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = as_bytes(IMAGE, kind, exif=exif, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    upright = {  # of EXIF's definition: where row 0 and column 0 of the stored image are when it is shown
+        1: IMAGE,
+        2: IMAGE[:, ::-1],
+        3: IMAGE[::-1, ::-1],
+        4: IMAGE[::-1],
+        5: IMAGE.transpose(1, 0, 2),
+        6: np.rot90(IMAGE, -1),
+        7: IMAGE[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(IMAGE),
+    }[orientation]
+    got = decode(data, LIMITS)
+    assert np.array_equal(got, upright)
+    assert size_of(data) == (got.shape[1], got.shape[0])
+    assert not Image.open(io.BytesIO(encode(got))).getexif()
+
+
+def test_an_unknown_orientation_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    assert np.array_equal(decode(as_bytes(IMAGE, exif=exif), LIMITS), IMAGE)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"tEXt", b"a\0b")[:-1] + b"?",
+        chunk(b"tIME", b"\7\xea\1\1\0\0\0")[:-1] + b"?",
+        chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(80 << 20))),
+        chunk(b"iCCP", b"p\0\0no zlib")[:-1] + b"?",
+        chunk(b"eXIf", b"MM\0*nonsense"),
+        chunk(b"eXIf", b"MM\0*")[:-1] + b"?",
+        chunk(b"tRNS", b"\0")[:-1] + b"?",
+    ],
+    ids=["text", "time", "bomb of text", "profile", "exif", "exif's checksum", "alpha"],
+)
+def test_what_says_nothing_of_pixels_is_no_reason_to_refuse_them(extra: bytes) -> None:
+    assert np.array_equal(decode(with_chunk(extra), LIMITS), IMAGE)
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = as_bytes(SMOOTH, "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + data[at:-2] * count + data[-2:]
+
+
+def test_scans_of_a_jpeg_are_counted_before_they_are_decoded() -> None:
+    assert decode(scans(20), LIMITS).shape == (40, 60, 3)
+    with pytest.raises(BadImage, match="a JPEG of more than 100 scans"):
+        decode(scans(1000), LIMITS)
+    with pytest.raises(BadImage, match="a JPEG of more than 20 scans"):  # 16 for the limit's own size
+        decode(scans(40), plain(max_image_pixels=3000))
+    marked = as_bytes(SMOOTH, "JPEG", comment=b"\xff\xda" * 200)  # looks like scans, and is none
+    assert np.array_equal(decode(marked, LIMITS), decode(as_bytes(SMOOTH, "JPEG"), LIMITS))
+
+
+def bomb(side: int) -> bytes:
+    """The first 34 bytes of a lossless WebP of one color, with its lengths set right."""
+    bits = (side - 1) | (side - 1) << 14
+    return b"RIFF" + struct.pack("<I", 26) + b"WEBPVP8L" + struct.pack("<IBI", 13, 0x2F, bits) + bytes(9)
+
+
+def test_a_webp_is_refused_before_pillow_allocates_for_it() -> None:
+    tracemalloc.start()
+    with pytest.raises(BadImage, match="8000x8000 pixels announced by 34 bytes"):
+        decode(bomb(8000), LIMITS)
+    with pytest.raises(BadImage, match="10000x10000 pixels, more than the limit of 64000000"):
+        decode(bomb(10000), LIMITS)
+    assert size_of(bomb(8000)) == (8000, 8000)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_an_unwanted_size_is_refused_by_the_header() -> None:
+    with pytest.raises(BadImage, match="1900x2000 pixels where 32x32 are expected"):
+        decode(png_header(1900, 2000), LIMITS, size=32)
+    with pytest.raises(BadImage, match="cannot be decoded"):  # to be resized: its pixels are looked at
+        decode(png_header(1900, 2000), plain("resize"), size=32)
+
+
+def test_a_png_of_very_many_chunks_is_refused() -> None:
+    with pytest.raises(BadImage, match="a PNG of more than 100000 chunks"):
+        decode(with_chunk(chunk(b"tEXt", b"a\0") * 100_001), LIMITS)
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_pixels_of_unknown_range_are_refused(mode: str) -> None:
+    with pytest.raises(BadImage, match="pixels of 32 bits"):
+        decode(as_bytes(Image.new(mode, (4, 4), 1), "TIFF"), LIMITS)
 
 
 def test_limits_of_bytes_and_pixels_are_settings() -> None:

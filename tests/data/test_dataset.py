@@ -75,6 +75,7 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
         (["train-0", "val-0"], "test", ["val-0"]),
         (["train-0", "validation-0", "test-0"], "test", ["test-0"]),
         (["data/train/0", "data/valid/0"], "test", ["data/valid/0"]),
+        (["Train/0", "TEST/0"], "train", ["Train/0"]),
         (["train-0", "test-0"], None, ["test-0", "train-0"]),
         (["train-0", "train-1"], "test", ["train-0", "train-1"]),
         (["part-0", "part-1"], "train", ["part-0", "part-1"]),
@@ -149,10 +150,10 @@ def test_labels_of_no_class_are_an_error(tmp_path: Path, labels: list[object]) -
 
 def test_bad_rows_are_rejected_with_reasons_and_none_is_lost(tmp_path: Path) -> None:
     good = random_images(2)
-    jpeg = as_bytes(random_images(1, 64)[0], "JPEG")
+    jpeg = as_bytes(random_images(1, 8)[0], "JPEG", quality=100)
     images = [
         as_bytes(good[0]),
-        jpeg[: len(jpeg) // 2],
+        jpeg[:-40],
         b"a text file",
         as_bytes(random_images(1, 1)[0]),
         PNGS[0],
@@ -224,20 +225,13 @@ def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
 
 def test_the_fingerprint_sees_other_pixels_of_the_same_size(tmp_path: Path) -> None:
     for seed in (1, 2):
-        pixels = random_images(400, 32, seed)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 3072)
+        column = pa.FixedShapeTensorArray.from_numpy_ndarray(random_images(400, 32, seed))
         table = pa.table({"image": column, "label": [0] * 400})
         path = tmp_path / f"{seed}.parquet"
         pq.write_table(table, path, compression="none", write_statistics=False, use_dictionary=False)
     one, two = open_dataset(str(tmp_path)).files
     assert one.size == two.size > 10**6
     assert one.fingerprint != two.fingerprint
-
-
-def test_forged_origins_are_refused(tmp_path: Path) -> None:
-    table = small().replace_schema_metadata({b"raydvae.origin": b'[["a.parquet", 0, 3]]'})
-    with pytest.raises(DataError, match="comes from other rows than it has"):
-        open_dataset(str(write(tmp_path, table)))
 
 
 def test_empty_files_have_no_units(tmp_path: Path) -> None:

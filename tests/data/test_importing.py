@@ -131,6 +131,29 @@ def test_cifar_rewritten_by_python_3(tmp_path: Path, out: Store) -> None:
     assert rows(out).column("label").to_pylist() == batches["test_batch"]["labels"]
 
 
+def test_two_copies_of_cifar_are_not_mixed(tmp_path: Path, out: Store) -> None:
+    cifar(tmp_path / "in" / "cifar-10-batches-py")
+    cifar(tmp_path / "in" / "old")
+    with pytest.raises(
+        DataError, match=r"holds cifar-10-batches-py/batches.meta and old/batches.meta; give the folder"
+    ):
+        import_dataset(str(tmp_path / "in"), out, "cifar10")
+    assert import_dataset(str(tmp_path / "in" / "old"), out, "cifar10").rows == 42
+
+
+@pytest.mark.parametrize(("protocol", "fortran"), [(0, False), (2, True), (4, False)])
+def test_cifar_as_other_programs_rewrite_it(tmp_path: Path, out: Store, protocol: int, fortran: bool) -> None:
+    batches = cifar(tmp_path / "in", text_keys=True)
+    for name, batch in batches.items():
+        other = batch | {"labels": [np.int64(label) for label in batch["labels"]]}
+        if fortran:
+            other["data"] = np.asfortranarray(batch["data"])
+        (tmp_path / "in" / name).write_bytes(pickle.dumps(other, protocol))
+    import_dataset(str(tmp_path / "in"), out, "cifar10", split="train")
+    as_before = [{key.encode(): value for key, value in batch.items()} for batch in list(batches.values())[:5]]
+    check_cifar(rows(out), as_before, b"labels")
+
+
 class Command:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("exit 1",)
@@ -189,7 +212,8 @@ def test_an_image_folder_keeps_bytes_and_drops_nothing_silently(tmp_path: Path, 
     files = {
         "dog/b.jpg": JPEG,
         "dog/deep/a [1].png": PNG,
-        "cat/notes.txt": b"no image",
+        "cat/broken.png": b"no image",
+        "cat/notes.txt": b"a note",
         "cat/.DS_Store": b"x",
         ".git/config": b"x",
         "README.md": b"x",
@@ -197,13 +221,14 @@ def test_an_image_folder_keeps_bytes_and_drops_nothing_silently(tmp_path: Path, 
     summary = import_dataset(folder_of(tmp_path / "in", files), out, "imagefolder")
     assert summary.rows == 3
     assert summary.sizes == {"unreadable": 1, "9x9": 1, "6x6": 1}
-    assert summary.skipped == {"hidden file": 2, "file outside of the class folders": 1}
+    assert summary.unreadable == {"text": 1}
+    assert summary.skipped == {"hidden file": 2, "no image (.md)": 1, "no image (.txt)": 1}
     table = rows(out)
     assert list(out.list()) == ["train-00000-of-00001.parquet"]
     assert class_names(table.schema, "label") == ("cat", "dog")
     got = {v["path"]: (v["bytes"], label) for v, label in zip(*table.to_pydict().values(), strict=True)}
     assert got == {
-        "cat/notes.txt": (b"no image", 0),
+        "cat/broken.png": (b"no image", 0),
         "dog/b.jpg": (JPEG, 1),
         "dog/deep/a [1].png": (PNG, 1),
     }
@@ -215,11 +240,17 @@ def test_an_image_folder_keeps_bytes_and_drops_nothing_silently(tmp_path: Path, 
 
 @pytest.mark.parametrize("test_name", ["test", "val"])
 def test_a_divided_image_folder_has_the_classes_of_all_splits(tmp_path: Path, out: Store, test_name: str) -> None:
-    files = {"train/b/1.png": PNG, "train/a/2.png": PNG, "train/a/.h": PNG, f"{test_name}/b/3.png": PNG, "extra/x": b""}
+    files = {
+        "train/b/1.png": PNG,
+        "train/a/2.png": PNG,
+        "train/a/.h": PNG,
+        f"{test_name}/b/3.png": PNG,
+        "extra/x.png": PNG,
+    }
     source = folder_of(tmp_path / "in", files)
     summary = import_dataset(source, out, "imagefolder")
     assert (summary.rows, summary.classes, summary.shards) == (3, 2, 2)
-    assert summary.skipped == {"hidden file": 1, "file of neither split": 1}
+    assert summary.skipped == {"hidden file": 1, "file of neither split (extra/)": 1}
     assert rows(out, "train").column("label").to_pylist() == [0, 1]
     assert rows(out, "test").column("label").to_pylist() == [1]  # not 0, though test has but one class
     only = Store(str(tmp_path / "only"))
@@ -291,8 +322,8 @@ def test_webdataset_samples_and_what_is_skipped(tmp_path: Path, out: Store) -> N
     summary = import_dataset(source, out, "webdataset")
     assert summary.skipped == {
         "sample without a label (.cls or .json)": 1,
-        "sample without a jpg, jpeg, png or webp image": 1,
-        "sample with several images": 1,
+        "sample without an image (it has cls)": 1,
+        "sample with several images (jpg, png)": 1,
         "label that is not a whole number from 0 to 99999": 3,
     }
     table = rows(out)
@@ -411,8 +442,8 @@ def test_parquet_splits_number_text_labels_alike(tmp_path: Path, out: Store) -> 
 
 
 def test_parquet_arrays_pass_through(tmp_path: Path, out: Store) -> None:
-    values = random_images(4, 5)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 75)
+    values = random_images(4, 5)[..., 0]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 25)
     table = pa.table({"image": column, "label": [0, 1, 0, None]})
     summary = import_dataset(str(write(tmp_path / "in", table)), out, "parquet")
     assert summary.sizes == {"5x5": 4}

@@ -17,10 +17,11 @@ from raydvae.data.rows import build_table
 from raydvae.data.schema import class_names, detect, huggingface_metadata
 from raydvae.data.store import Store
 from raydvae.errors import DataError
-from tests.data.helpers import STRUCT, as_bytes, decode_unit, random_images, write
+from tests.data.helpers import STRUCT, as_bytes, decode_unit, random_images, smooth_images, write
 
 SIZE = 8
 IMAGES = random_images(5, SIZE)
+SMOOTH = smooth_images(5, SIZE)
 GREY = np.repeat(IMAGES[..., :1], 3, axis=3)
 
 
@@ -52,7 +53,8 @@ ENCODINGS = {
     ),
     "bytes": (IMAGES, pa.array(pngs(IMAGES), pa.binary())),
     "large bytes": (IMAGES, pa.array(pngs(IMAGES), pa.large_binary())),
-    "list RGB": (IMAGES, fixed_list(IMAGES)),
+    "list RGB": (SMOOTH, fixed_list(SMOOTH)),
+    "list of planes": (SMOOTH, fixed_list(np.ascontiguousarray(SMOOTH.transpose(0, 3, 1, 2)))),
     "list grey": (GREY, fixed_list(GREY[..., 0])),
     "tensor HWC": (IMAGES, tensor(IMAGES)),
     "tensor CHW": (IMAGES, tensor(np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)))),
@@ -107,7 +109,10 @@ def test_images_of_another_size_do_not_fit_fixed_arrays(tmp_path: Path) -> None:
     table = pa.table({"image": tensor(IMAGES), "label": [0, 1, 2, 1, 0]})
     dataset = open_dataset(str(write(tmp_path, table)), DataConfig(size_policy="resize"))
     rows = decode_unit(dataset, dataset.units()[0], SIZE // 2)
-    with pytest.raises(DataError, match=r"do not fit column 'image' of fixed shape \(8, 8, 3\)"):
+    with pytest.raises(
+        DataError,
+        match=r"do not fit column 'image' of .*: images of \(4, 4, 3\) do not fit its fixed shape \(8, 8, 3\)",
+    ):
         build_table(dataset.schema, rows, rows.images)
 
 
@@ -142,10 +147,16 @@ def test_columns_can_be_named() -> None:
     [
         (schema(("text", pa.string()), ("label", pa.int64())), "no image column that can be recognized"),
         (schema(("image", STRUCT), ("weight", pa.float32())), "no label column that can be recognized"),
-        (schema(("image", STRUCT), ("label", pa.float32())), "Its columns: image: struct"),
+        (
+            schema(("image", STRUCT), ("label", pa.date32())),
+            r"Its columns: image: struct.*Column 'label' is of type date",
+        ),
         (schema(("image", pa.list_(pa.uint8(), 10)), ("label", pa.int64())), "images of 10 values"),
         (schema(("image", pa.fixed_shape_tensor(pa.uint8(), (4, 4, 4))), ("label", pa.int64())), r"shape \(4, 4, 4\)"),
-        (schema(("image", pa.list_(pa.uint8())), ("label", pa.int64())), "no image column"),
+        (
+            schema(("image", pa.list_(pa.float32())), ("label", pa.int64())),
+            r"'image' is of type list<.*cast them to uint8",
+        ),
     ],
 )
 def test_unusable_columns_are_explained(arrow: pa.Schema, message: str) -> None:

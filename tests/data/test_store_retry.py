@@ -104,7 +104,7 @@ def test_errors_that_are_final(error: Exception) -> None:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What was waited, instead of waiting."""
     seen: list[float] = []
-    monkeypatch.setattr(retry.time, "sleep", seen.append)
+    monkeypatch.setattr(retry.stopping, "sleep", seen.append)
     return seen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ from raydvae.defenses.transforms import gaussian, grayscale, jpeg, median, reduc
 from raydvae.engine import InProcess
 from raydvae.errors import ConfigError
 from tests.data.helpers import as_bytes, random_images, struct_table, write
-from tests.defenses.stopped import UNIT_ROWS, committed, make
+from tests.defenses.stopped import UNIT_ROWS, committed, make, settings
 
 ROWS = 60
 
@@ -142,3 +143,18 @@ def test_work_travels_without_what_it_has_loaded(runs: Path) -> None:
     assert (there.compute(rows) == work.compute(rows)).all()
     made = pixels(runs / "lfu/straight")
     assert (there.compute(rows) == made[UNIT_ROWS : 2 * UNIT_ROWS]).all()
+
+
+@pytest.mark.parametrize("name", ["bdr", "lfu"])
+def test_a_damaged_output_is_made_again_alone(name: str, runs: Path, tmp_path: Path) -> None:
+    out, clean = tmp_path / "out", str(runs / "clean")
+    shutil.copytree(runs / name / "straight", out)
+    before = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
+    first, second, third, *rest = sorted(out.glob("*.parquet"))
+    first.unlink()
+    second.write_bytes(before[second.name][:-1])
+    third.write_bytes(before[third.name][:-1] + b"?")
+    stamps = {path: path.stat().st_mtime_ns for path in rest}
+    assert make(settings(name, clean), open_dataset(clean, DataConfig(unit_rows=UNIT_ROWS)), out)["rows_out"] == ROWS
+    assert {path.name: path.read_bytes() for path in out.glob("*.parquet")} == before
+    assert {path: path.stat().st_mtime_ns for path in rest} == stamps

@@ -19,6 +19,7 @@ from raydvae.attacks.poisoning import poison
 from raydvae.attacks.recipes import Recipe
 from raydvae.cli.main import run as cli
 from raydvae.config import ClassifyConfig, DataConfig, DVAEConfig, PurifyConfig, StageConfig, TrainConfig, digits
+from raydvae.data import damage
 from raydvae.data.classes import find_classes
 from raydvae.data.codecs import Array
 from raydvae.data.dataset import Dataset, open_dataset
@@ -203,3 +204,28 @@ def test_the_command_line_writes_flags_and_a_page(
         assert read_flags(str(out), open_dataset(str(digits_folder), small_config().data)).flagged == sum(flagged)
     assert cli(["detect", str(digits_folder), "--out", str(tmp_path / "flags")]) == 2
     assert "ends in .parquet" in capsys.readouterr().err
+
+
+def test_damaged_answers_are_asked_for_again(
+    found: tuple[Detection, Path], mixed: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    work = Path(shutil.copytree(found[1], tmp_path / "work"))
+    answers = sorted((work / "_raydvae/answers").rglob("*.parquet"))
+    first, last = answers[0], answers[-1]
+    kept = first.read_bytes(), last.read_bytes()
+    first.unlink()
+    last.write_bytes(kept[1][: len(kept[1]) // 2] + b"?" + kept[1][len(kept[1]) // 2 + 1 :])
+    assert find(mixed[0], work).flags == found[0].flags
+    assert (first.read_bytes(), last.read_bytes()) == kept
+
+
+def test_damage_to_what_the_judge_learns_from_is_mended(
+    found: tuple[Detection, Path], mixed: tuple[Path, set[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damage, "CHEAP", 10)
+    with pytest.raises(KeyboardInterrupt):
+        find(mixed[0], tmp_path, engine=Dies("judge", after=1))
+    part = sorted((tmp_path / "_raydvae/work/added").glob("*.parquet"))[1]
+    data = part.read_bytes()
+    part.write_bytes(data[:500] + bytes([data[500] ^ 1]) + data[501:])
+    assert find(mixed[0], tmp_path).flags == found[0].flags

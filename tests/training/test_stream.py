@@ -17,7 +17,6 @@ from raydvae.data.store import Store
 from raydvae.data.units import Unit
 from raydvae.engine import InProcess, scan
 from raydvae.errors import DataError
-from raydvae.training.checkpoint import load_model
 from raydvae.training.feed import Cut, ImageSet
 from raydvae.training.job import GIB, TrainJob, load_images
 from raydvae.training.stream import Source, StreamFeed
@@ -139,7 +138,7 @@ def test_bad_rows_are_found_before_a_streamed_training(tmp_path: Path) -> None:
             assert not job.finished
         else:
             InProcess().train(job)
-            assert len(load_model(job.store)[1]) == 1
+            assert len(job.history()) == 1
             work = dataclasses.replace(job, store=Store(str(tmp_path / "other"))).scan
             assert work is not None and len(work.left()) == 3
 
@@ -157,3 +156,17 @@ def test_memory_and_stream_are_feeds(digits_folder: Path) -> None:
     assert isinstance(data.units()[0], Unit)
     assert len(feed_of(data, 10**6)) == len(load_images(Source(data, find_classes(data), SIZE))) == 180
     assert isinstance(load_images(Source(data, find_classes(data), SIZE)), ImageSet)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"unit": 1}', b"\xff", None])
+def test_a_damaged_record_of_a_scan_is_made_again(text: bytes | None, digits_folder: Path, tmp_path: Path) -> None:
+    data = open_dataset(str(digits_folder), DataConfig(unit_rows=40, memory_gib=1e-6))
+    job = job_of(data, tmp_path)
+    scan(InProcess(), job)
+    assert job.scan is not None and job.scan.left() == []
+    path = sorted((tmp_path / "scan").iterdir())[2]
+    kept = path.read_bytes()
+    path.write_bytes(kept.replace(b'"rows_usable": 40', b'"rows_usable": 38') if text is None else text)
+    assert [f"{unit.id}.json" for unit in job.scan.left()] == [path.name]
+    scan(InProcess(), job)
+    assert path.read_bytes() == kept and sum(job.scan.counts()) == 180

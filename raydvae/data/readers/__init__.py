@@ -6,8 +6,8 @@ chosen rows. Both may be called any number of times and tell the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -21,12 +21,16 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row that is not read yet: its class, its file, the place in it (the reader knows the unit) and its bytes."""
+    """A row that is not read yet: its class, its file, the place in it (the reader knows the unit) and its bytes.
+
+    ``path`` is the name that the row keeps, where that is not its file's.
+    """
 
     label: int
     file: str = ""
     at: int = 0
     size: int = 0
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,13 @@ class Reader(Protocol):
 class Source:
     """The splits "train" and "test" of a source, or only "" where it is not divided.
 
-    ``stray`` is the number of files that are in neither split.
+    ``stray`` counts what no part can tell of, by the reason why it becomes no row. ``notes`` are sentences on how the
+    source was understood, where another reading is possible.
     """
 
     parts: dict[str, Reader]
-    stray: int = 0
+    stray: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def image_schema(names: Sequence[str], **others: Sequence[str]) -> pa.Schema:

@@ -17,7 +17,7 @@ from raydvae.data.files import find_files
 from raydvae.data.readers import Entry, Skip, Source, image_schema, image_table
 from raydvae.data.store import Options, Store
 from raydvae.data.unpickle import load_arrays
-from raydvae.errors import DataError
+from raydvae.errors import DataError, shown
 
 ARCHIVES = (".tar.gz", ".tgz")
 MAX_FILE_BYTES = 512 * 2**20  # the largest original file has 155 MB
@@ -115,7 +115,10 @@ def open_cifar(source: str, kind: Literal["cifar10", "cifar100"], options: Optio
 
 def _of_folder(source: str, wanted: Sequence[str], options: Options | None) -> Callable[[str], bytes]:
     store = Store(source, options)
-    places = {posixpath.basename(name): name for name in store.list() if name.count("/") < 2}
+    places: dict[str, str] = {}
+    for name in store.list():
+        if name.count("/") < 2 and posixpath.basename(name) in wanted:
+            _once(places, posixpath.basename(name), name, source)
     _check(wanted, places, source)
     return lambda file: store.read(places[file])
 
@@ -123,6 +126,7 @@ def _of_folder(source: str, wanted: Sequence[str], options: Options | None) -> C
 def _of_archive(source: str, wanted: Sequence[str], options: Options | None) -> Callable[[str], bytes]:
     store, names = find_files(source, options, ARCHIVES)
     found: dict[str, bytes] = {}
+    places: dict[str, str] = {}
     try:
         with store.open(next(iter(names))) as file, tarfile.open(fileobj=file, mode="r|gz") as tar:
             for member in tar:
@@ -130,13 +134,22 @@ def _of_archive(source: str, wanted: Sequence[str], options: Options | None) -> 
                 if name in wanted and member.isfile():
                     if member.size > MAX_FILE_BYTES:
                         raise DataError(f"{source}: {name} has {member.size} bytes; no file of CIFAR is so large.")
+                    _once(places, name, member.name, source)
                     content = tar.extractfile(member)
                     assert content is not None
                     found[name] = content.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{source} is not a readable .tar.gz file: {error}. Download it again.") from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{shown(source)} is not a readable .tar.gz file: {shown(str(error))}. Download it again."
+        ) from None
     _check(wanted, found, source)
     return found.__getitem__
+
+
+def _once(places: dict[str, str], name: str, place: str, source: str) -> None:
+    """Note where a file lies; `DataError` where there is another of its name, since one of them would be lost."""
+    if places.setdefault(name, place) != place:
+        raise DataError(f"{shown(source)} holds {shown(places[name])} and {shown(place)}; give the folder of one.")
 
 
 def _check(wanted: Sequence[str], found: Mapping[str, object], source: str) -> None:

@@ -1,39 +1,48 @@
-"""One folder a class: SOURCE/CLASS/..., or SOURCE/train/CLASS/... beside SOURCE/test/CLASS/..."""
+"""One folder a class: SOURCE/CLASS/..., or SOURCE/train/CLASS/... beside SOURCE/test/CLASS/...; or a table."""
 
 from __future__ import annotations
 
 import posixpath
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
-from raydvae.data.files import SPLITS
-from raydvae.data.readers import MAX_BYTES, Entry, Skip, Source, image_schema, image_table
+from raydvae.data.files import few, lost_link, stored
+from raydvae.data.readers import MAX_BYTES, MAX_CLASSES, Entry, Skip, Source, image_schema, image_table
+from raydvae.data.readers.kinds import ending, pictures
+from raydvae.data.readers.labels import TABLES, Labels, number, read_labels
 from raydvae.data.store import Options, Store
-from raydvae.errors import DataError
+from raydvae.errors import DataError, shown
+
+# Names of the folders of splits, in small letters; the first that is there counts.
+SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "validation", "valid", "dev", "eval")}
+WORDS = {word for words in SPLITS.values() for word in words}
+IMAGES = {"image", "images", "img", "imgs", "pictures", "photos", "jpegimages", "data", "files"}  # of no class
+JUNK = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
+OUTSIDE = "file outside of the class folders"
+Path = tuple[str, ...]  # cut at its slashes
 
 
 class ImageFolder:
-    """One split. Every file that is not hidden is a row, whatever is in it: what is no image is rejected later."""
+    """One split. ``items`` tell of each file its class, or why it is no row. An image that cannot be read is a row."""
 
-    def __init__(self, store: Store, files: Mapping[str, int], depth: int, names: tuple[str, ...]) -> None:
-        self.store, self.files, self.depth = store, files, depth
-        self.names: tuple[str, ...] | None = names
+    def __init__(
+        self, store: Store, sizes: Mapping[str, int], items: Mapping[str, int | str], names: tuple[str, ...] | None
+    ) -> None:
+        self.store, self.sizes, self.items, self.names = store, sizes, items, names
 
     def scan(self) -> Iterator[Entry | Skip]:
         """See `Reader.scan`."""
-        assert self.names is not None
-        numbers = {name: number for number, name in enumerate(self.names)}
-        for file, size in self.files.items():
-            parts = file.split("/")[self.depth :]
-            if _hidden(file):
-                yield Skip("hidden file")
-            elif len(parts) < 2:
-                yield Skip("file outside of the class folders")
-            elif size > MAX_BYTES:
+        for file, item in self.items.items():
+            if isinstance(item, str):
+                yield Skip(item)
+            elif self.sizes[file] > MAX_BYTES:
                 yield Skip(f"file of more than {MAX_BYTES} bytes")
             else:
-                yield Entry(numbers[parts[0]], file, size=size)
+                yield Entry(item, file, size=self.sizes[file])
 
     def schema(self, names: Sequence[str]) -> pa.Schema:
         """See `Reader.schema`."""
@@ -42,51 +51,215 @@ class ImageFolder:
     def table(self, entries: Sequence[Entry], schema: pa.Schema) -> pa.Table:
         """See `Reader.table`."""
         files = [entry.file for entry in entries]
-        return image_table(schema, entries, list(self.store.read_many(files).values()), files)
+        images = list(self.store.read_many(files).values())
+        return image_table(schema, entries, images, [stored(file) for file in files])
 
 
 def open_imagefolder(source: str, options: Options | None) -> Source:
     """Return the splits of a folder; the class names are those of all splits.
 
-    The listing of all files is held in memory. Raises `DataError` when there are no class folders.
+    Folders that only wrap the others are gone through. Where no folders tell classes, a table beside the images may.
+    The listing of all files is held in memory. Raises `DataError` when there are neither class folders nor labels.
     """
     store = Store(source, options)
-    files = store.list()
-    visible = [name.split("/") for name in files if not _hidden(name)]
-    divided = {
-        split: folder
-        for split, words in SPLITS.items()
-        if (folder := next((word for word in words if _holds_classes(word, visible)), None))
-    }
-    if not divided:
-        names = _classes(visible, 0)
-        if not names:
-            raise DataError(
-                f"{source} has no class folders: {_found(store, files)}. Expected SOURCE/CLASS/image files."
-            )
-        return Source({"": ImageFolder(store, files, 0, names)})
-    names = _classes([parts for parts in visible if parts[0] in divided.values()], 1)
-    of = {folder: {f: s for f, s in files.items() if f.startswith(f"{folder}/")} for folder in divided.values()}
-    parts = {split: ImageFolder(store, of[folder], 1, names) for split, folder in divided.items()}
-    return Source({**parts}, len(files) - sum(map(len, of.values())))
+    sizes = store.list()
+    items: dict[str, int | str] = {name: reason for name in sizes if (reason := _hidden(name))}
+    visible = {name: size for name, size in sizes.items() if name not in items}
+    images = pictures(store, visible)
+    items |= {name: _no_image(name) for name in visible if name not in images}
+    for name in images:
+        if not sizes[name] and (lost := lost_link(store, name)):
+            raise DataError(f"{shown(f'{store.uri}/{name}')} is a link to {shown(lost)}, which is not there. Mend it.")
+    paths = [tuple(name.split("/")) for name in visible if name in images]
+    folders = _layout(paths)
+    labels = _labels(store, folders, paths, [name for name in visible if ending(name) in TABLES])
+    names: tuple[str, ...] | None
+    if labels is not None:
+        names, numbers = _numbered(labels)
+        folders = _layout(paths, flat=True)
+        for path in paths:
+            text = labels.of.get("/".join(path))
+            items["/".join(path)] = "image that the table gives no label" if text is None else numbers[text]
+        notes = [f"labels are taken from {few(labels.tables)}"]
+        for table in labels.tables:
+            del items[table]
+    elif folders.classes:
+        names = tuple(map(stored, folders.classes))
+        places = {name: place for place, name in enumerate(folders.classes)}
+        for path in paths:
+            inside = path[len(folders.top(path) or ()) :]
+            items["/".join(path)] = places[inside[0]] if len(inside) > 1 and inside[0] in places else OUTSIDE
+        notes = _doubts(folders, paths)
+    else:
+        state = _found(store, sizes)
+        raise DataError(f"{shown(store.uri)} has no class folders: {state}. Expected SOURCE/CLASS/image files.")
+    items |= {"/".join(path): folders.why_not(path) for path in paths if folders.top(path) is None}
+    stray = Counter(labels.unused if labels else ())
+    of: dict[str, dict[str, int | str]] = {split: {} for split in folders.tops}
+    split_of = {top: split for split, top in folders.tops.items()}
+    for name in filter(items.__contains__, sizes):
+        top = folders.top(tuple(name.split("/")))
+        if top is not None:
+            of[split_of[top]][name] = items[name]
+        else:
+            stray[str(items[name])] += 1
+    if any(top and split and top[-1] != split for split, top in folders.tops.items()):
+        notes.append(", ".join(f"{split} is the folder {shown('/'.join(top))}" for split, top in folders.tops.items()))
+    return Source(
+        {split: ImageFolder(store, sizes, chosen, names) for split, chosen in of.items()}, stray, tuple(notes)
+    )
 
 
-def _holds_classes(folder: str, files: Sequence[Sequence[str]]) -> bool:
-    # A class may be called "train" as well: its folder holds images, not folders of images.
-    inside = [len(parts) for parts in files if parts[0] == folder]
-    return bool(inside) and min(inside) > 2
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How images lie: in the folder of each split, or of "", which hold those of the ``classes``.
+
+    ``wrap`` is the folder that holds all of this; only "" may have loose files beside it.
+    """
+
+    wrap: Path
+    tops: Mapping[str, Path]
+    classes: tuple[str, ...] = ()
+
+    def top(self, path: Path) -> Path | None:
+        """Return the folder of the split that a file is in, if it is in any."""
+        return next((top for top in self.tops.values() if path[: len(top)] == top and len(path) > len(top)), None)
+
+    def why_not(self, path: Path) -> str:
+        """Return why an image that is in the folder of no split is not taken."""
+        depth = len(self.wrap)
+        if "" in self.tops or path[:depth] != self.wrap:
+            return OUTSIDE
+        return f"file of neither split ({shown(path[depth])}/)" if len(path) > depth + 1 else "file of neither split"
 
 
-def _classes(files: Sequence[Sequence[str]], depth: int) -> tuple[str, ...]:
-    return tuple(sorted({parts[depth] for parts in files if len(parts) > depth + 1}))
+def _layout(images: Sequence[Path], flat: bool = False) -> _Layout:
+    """Find the folders of splits and classes, below folders that hold nothing but one folder of folders.
+
+    ``flat`` folders of splits may hold images themselves, as those do whose labels are in a table.
+    """
+    wrap: Path = ()
+    inside = [path for path in images if len(path) > 1]
+    while inside and not (splits := _splits(inside, len(wrap), flat)) and (inner := _only(inside, len(wrap))):
+        wrap = inner
+    if not inside:
+        return _Layout((), {"": ()})
+    tops: dict[str, Path] = {split: (*wrap, folder) for split, folder in splits.items()} or {"": wrap}
+    classes: set[str] = set()
+    for split in splits or {"": ""}:
+        while below := [path for path in inside if path[: len(tops[split])] == tops[split]]:
+            inner = _only(below, len(tops[split])) if split else None  # training_set/training_set/CLASS
+            if inner is None:
+                break
+            tops[split] = inner
+        classes |= {path[len(tops[split])] for path in below if len(path) > len(tops[split]) + 1}
+    return _Layout(wrap, tops, tuple(sorted(classes)))
 
 
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+def _only(images: Sequence[Path], depth: int) -> Path | None:
+    """Return the one folder that holds all images, if it holds folders of them and no image itself."""
+    if len({path[depth] for path in images if len(path) > depth + 1}) == 1 and min(map(len, images)) > depth + 2:
+        return images[0][: depth + 1]
+    return None
+
+
+def _splits(images: Sequence[Path], depth: int, flat: bool) -> dict[str, str]:
+    """Return the folder of each split. One that holds images itself may be a class, if not ``flat``."""
+    shortest: dict[str, int] = {}
+    for path in images:
+        shortest[path[depth]] = min(len(path), shortest.get(path[depth], len(path)))
+    named = {_word(folder): folder for folder in sorted(shortest, reverse=True) if flat or shortest[folder] > depth + 2}
+    found = {split: next((word for word in words if word in named), None) for split, words in SPLITS.items()}
+    return {split: named[word] for split, word in found.items() if word}
+
+
+def _word(folder: str) -> str:
+    """Return a folder's name in small letters, without what is often put behind the word for a split."""
+    return re.sub(r"[-_. ]?(set|data|images|imgs|split)$", "", folder.casefold())
+
+
+def _bland(folder: str) -> bool:
+    """Whether a folder is called as no class is."""
+    return _word(folder) in WORDS or folder.casefold() in IMAGES
+
+
+def _labels(store: Store, folders: _Layout, images: Sequence[Path], tables: Sequence[str]) -> Labels | None:
+    """Return the labels of tables, where the folders tell no classes and a table is there."""
+    bland = all(map(_bland, folders.classes))
+    if not (bland or len(folders.classes) < 2 or any(folder.casefold() in IMAGES for folder in folders.wrap)):
+        return None
+    # A table lies beside images or above them.
+    near = {path[:depth] for path in images for depth in range(len(path))}
+    own = [table for table in tables if tuple(table.split("/")[:-1]) in near and not _is_sample(table)]
+    found = read_labels(store, own, ["/".join(path) for path in images])
+    if found.tables:
+        return found
+    if found.problems and bland:
+        raise DataError(
+            f"{shown(store.uri)} has no class folders, and {'; '.join(found.problems[:3])}. Call the columns of the "
+            "table file_name (paths from its folder) and label, or put the images into one folder a class."
+        )
+    return None
+
+
+def _numbered(labels: Labels) -> tuple[tuple[str, ...] | None, dict[str, int | str]]:
+    """Return the names of the classes, or None where labels are numbers, and the class of each label."""
+    texts = set(labels.of.values())
+    numbers = number(texts)
+    if numbers is not None:
+        return None, dict(numbers)
+    if len(texts) > MAX_CLASSES:
+        raise DataError(f"{shown(labels.tables[0])} has more than {MAX_CLASSES} labels; those are no classes.")
+    names = tuple(sorted(texts))
+    return names, {name: place for place, name in enumerate(names)}
+
+
+def _doubts(folders: _Layout, images: Sequence[Path]) -> list[str]:
+    """Return sentences about what else the folders may mean."""
+    notes = [f"classes are the folders in {shown('/'.join(folders.wrap))}/"] if folders.wrap else []
+    inside = [path[len(top) :] for path in images if (top := folders.top(path)) is not None]
+    shallow = {path[0] for path in inside if len(path) == 2}
+    deep = [name for name in folders.classes if name not in shallow]
+    below = {path[1] for path in inside if len(path) > 2}
+    number = "class" if len(folders.classes) == 1 else "classes"
+    listed = f"rows are of the {number} {few(folders.classes, 5)}"
+    if deep:
+        notes.append(
+            f"{few(deep)} hold only folders, no images: {listed}; if the folders below are the "
+            "classes, give the one folder that holds them"
+        )
+    elif len(folders.classes) == 1 and len(below) > 1:
+        notes.append(
+            f"all {listed}; if the folders in it ({few(sorted(below))}) are the classes, take out the images beside "
+            "them"
+        )
+    elif all(map(_bland, folders.classes)):
+        notes.append(
+            f"{listed}, as the folders are called; if those are none, put the images into one folder a class, or a "
+            "table metadata.csv with the columns file_name and label beside them"
+        )
+    return notes
+
+
+def _hidden(name: str) -> str:
+    """Return why a file is none of the data by its name; "" for others."""
+    parts = name.split("/")
+    if any(part.startswith(".") for part in parts):
+        return "hidden file"
+    junk = next((part for part in parts if part.casefold() in JUNK), "")
+    return f"file of the operating system ({shown(junk)})" if junk else ""
+
+
+def _no_image(name: str) -> str:
+    kind = ending(name)
+    return f"no image (.{shown(kind)})" if kind else f"no image ({shown(posixpath.basename(name))})"
+
+
+def _is_sample(table: str) -> bool:
+    return posixpath.basename(table).casefold().startswith("sample_submission")  # its labels are made up
 
 
 def _found(store: Store, files: Mapping[str, int]) -> str:
     if not files:
         return "it is empty" if store.exists() else "it does not exist"
-    shown = ", ".join(posixpath.basename(name) for name in list(files)[:3])
-    return f"it holds {len(files)} files, such as {shown}"
+    return f"it holds {len(files)} files, such as {few(map(posixpath.basename, files))}"

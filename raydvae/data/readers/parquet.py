@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from raydvae.data.classes import Classes, find_classes
 from raydvae.data.dataset import Dataset, open_dataset
-from raydvae.data.files import by_split
+from raydvae.data.files import by_split, neither
 from raydvae.data.readers import Entry, Skip, Source
+from raydvae.data.schema import ImageSchema
 from raydvae.data.store import Options
 from raydvae.data.units import Unit
 
@@ -25,6 +26,11 @@ class Parquet:
         self.units = {unit.id: unit for unit in dataset.units()}
         self.names: tuple[str, ...] | None = self.classes.names or tuple(map(str, range(self.classes.count)))
         self.held: tuple[Unit, pa.Table] | None = None
+
+    @property
+    def columns(self) -> ImageSchema:
+        """The data set's columns."""
+        return self.dataset.schema
 
     def scan(self) -> Iterator[Entry | Skip]:
         """See `Reader.scan`; rows without a usable label are of class -1."""
@@ -49,7 +55,7 @@ class Parquet:
         for unit, rows in groupby(entries, key=lambda entry: entry.file):
             places = pa.array([entry.at for entry in rows], pa.int64())
             parts.append(self._read(self.units[unit]).take(places))
-        return pa.concat_tables(parts).replace_schema_metadata(schema.metadata)
+        return self.dataset.schema.written(pa.concat_tables(parts)).replace_schema_metadata(schema.metadata)
 
     def _read(self, unit: Unit) -> pa.Table:
         if self.held is None or self.held[0] is not unit:
@@ -64,6 +70,6 @@ def open_parquet(source: str, options: Options | None) -> Source:
     classes = find_classes(dataset)
     files = {file.name: file for file in dataset.files}
     parts = by_split(files) or {"": list(files)}
-    stray = len(files) - sum(map(len, parts.values()))
+    stray = neither(files, parts)
     of = {split: replace(dataset, files=tuple(files[name] for name in names)) for split, names in parts.items()}
     return Source({split: Parquet(part, classes) for split, part in of.items()}, stray)
