@@ -66,6 +66,8 @@ def load_state(store: Store, about: dict[str, Any]) -> tuple[TrainState | None, 
         return None, None
     try:
         tensors, meta = _unpack(found[0], store, STATE)
+        if not meta.get("epoch", "").isdecimal():  # a model's file
+            raise DataError("it is of no epoch")
     except DataError:
         log.warning("%s/%s is damaged: the training begins anew, and ends with the same weights.", store.uri, STATE)
         return None, found[1]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import random
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +23,7 @@ import torch
 from PIL import Image
 
 from raydvae.attacks.artifacts import read_artifact
-from raydvae.config import DataConfig
+from raydvae.config import DataConfig, to_dict
 from raydvae.data.classes import find_classes
 from raydvae.data.codecs import BadImage, decode, size_of
 from raydvae.data.dataset import Dataset, open_dataset, probe_size
@@ -33,17 +35,20 @@ from raydvae.data.rows import decode_rows
 from raydvae.data.store import Store
 from raydvae.data.unpickle import load_arrays
 from raydvae.purify.algorithm import Summary
+from raydvae.purify.passes import PSNR_EDGES
 from raydvae.reports.collect import write_report
 from raydvae.reports.samples import Samples
 from raydvae.reports.status import lines, status
 from raydvae.training.checkpoint import load_model, load_state, save_model, save_state
 from raydvae.training.loop import TrainState
+from tests.conftest import small_config
 from tests.fuzz.mutate import spoil, spoil_json
 
 Spoil = Callable[[bytes, Sequence[bytes], random.Random], bytes]
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
 LIMITS = DataConfig(max_image_pixels=4_000_000)
+BAD = "misbehaving"  # a reader that the harness itself is tested with
 FOLDER = Path(tempfile.gettempdir()) / "raydvae-fuzz"
 
 
@@ -306,7 +311,7 @@ def batches() -> list[bytes]:
 
 
 def read_batch(data: bytes) -> object:
-    both, _, meta = TARGETS["cifar"].seeds[2::3]
+    both, _, meta = TARGETS["cifar"].seeds[2::3]  # of one protocol
     folder = at("train", data)
     (folder / "test").write_bytes(both)
     (folder / "meta").write_bytes(meta)
@@ -323,14 +328,20 @@ def read_batch(data: bytes) -> object:
 RUN = {
     "format": 1,
     "kind": "purify",
-    "config": {"preset": "digits", "seed": 0},
+    "config": to_dict(small_config()),
     "source": {"uri": "/nowhere", "files": [["a.parquet", 1000, 6, "0"]], "rows": 6, "units": 1},
     "classes": {"count": 3, "names": ["a", "b", "c"]},
     "versions": {"raydvae": "0", "python": "3"},
 }
 COMMIT = {
     **{"unit": "a-r0000000000", "source": ["a.parquet", 0, 6], "rows_in": 6, "rows_out": 6, "rows_rejected": 0},
-    **{"bytes": 10, "sha256": "0", "psnr_counts": [0] * 29, "p_norms": {"0": [1, 0.5, 0.25]}, "rows_poisoned": 3},
+    **{
+        "bytes": 10,
+        "sha256": "0",
+        "psnr_counts": [1] * (len(PSNR_EDGES) - 1),
+        "p_norms": {"0": [1, 0.5, 0.25]},
+        "rows_poisoned": 3,
+    },
 }
 DRIVER = {
     **{"id": "0", "state": "running", "host": "h", "machine": "m", "pid": 1, "process_began": "1", "renewed": 1.0},
@@ -390,6 +401,19 @@ def read_run(data: bytes) -> object:
     )
 
 
+def misbehave(data: bytes) -> None:
+    """Do what the input says: the harness finds it, or is no good."""
+    match data[:1]:
+        case b"c":
+            os.abort()
+        case b"h":
+            time.sleep(600)
+        case b"m":
+            bytearray(2**36)
+        case b"e":
+            raise KeyError("x")
+
+
 TARGETS = {
     "images": Target(images, read_image, allowed=(BadImage,)),
     "parquet": Target(parquets, lambda data: read_dataset(at("a.parquet", data)), spoil_parquet),
@@ -402,4 +426,5 @@ TARGETS = {
     "tar": Target(tars, read_tar),
     "cifar": Target(batches, read_batch),
     "run": Target(jsons, read_run, spoil_file),
+    BAD: Target(lambda: [b"fine", b"crash", b"hang", b"memory", b"exception", b"fine too"], misbehave),
 }
