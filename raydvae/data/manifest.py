@@ -28,7 +28,7 @@ from raydvae.data.files import hidden
 from raydvae.data.identity import BODY, body_sum
 from raydvae.data.rows import Rows, build_table
 from raydvae.data.schema import ORIGIN
-from raydvae.data.shapes import COUNT, NUMBER, check_shape, mismatch
+from raydvae.data.shapes import COUNT, NUMBER, check_shape, mismatch, parse_json
 from raydvae.data.store import TEMPORARY, Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
@@ -231,7 +231,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def unsealed(blob: bytes) -> dict[str, Any] | None:
     """Return the record in a file that `sealed` made, or None where it says something else by now; old ones pass."""
     try:
-        record = json.loads(blob)
+        record = parse_json(blob)
     except ValueError:
         return None
     if not isinstance(record, dict) or (SEAL in record and record != sealed(record)):

@@ -9,12 +9,21 @@ the field "" stands for all other fields.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from raydvae.errors import DataError
 
 COUNT, NUMBER = int, float  # a whole number from 0 to 2^53; any number, or none that is finite
 Shape = Any
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; `ValueError` if it is none, or nested as nobody nests."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def check_shape(value: Any, shape: Shape, where: str, remedy: str) -> None:
