@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from raydvae.data import retry
+from raydvae.data.shapes import parse_json
 from raydvae.data.store import Store
 from raydvae.errors import Interrupted, RaydvaeError, StorageError
 
@@ -190,7 +191,7 @@ def _read(home: Store) -> tuple[dict[str, Any] | None, str | None]:
         return None, None
     data, tag = found
     try:
-        note = json.loads(data)
+        note = parse_json(data)
     except ValueError:
         return None, tag
     return (note if _is_note(note) else None), tag

@@ -29,11 +29,25 @@ from raydvae.data.identity import BODY, body_sum
 from raydvae.data.merging import revealed
 from raydvae.data.rows import Rows, build_table
 from raydvae.data.schema import ORIGIN
+from raydvae.data.shapes import COUNT, NUMBER, check_shape, mismatch, parse_json
 from raydvae.data.store import TEMPORARY, Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
 
 FORMAT = 1
+RUN = {
+    "kind": str,
+    "config": {},
+    "source": {"uri": str, "files": [[(str, COUNT)]], "rows": COUNT, "units?": COUNT},
+    "classes?": {"count": COUNT, "names": (None, [str]), "ids?": (None, [int])},
+    "versions?": {"": (None, str)},
+}
+RECORD = {
+    "unit": str,
+    "source?": [(str, COUNT)],
+    **{"rows_in": COUNT, "rows_out": COUNT, "rows_rejected": COUNT, "bytes?": COUNT, "sha256?": (None, str)},
+    **{"rows_poisoned?": COUNT, "psnr_counts?": [COUNT], "psnr_sum?": NUMBER, "p_norms?": {"": [NUMBER]}},
+}
 SEAL = "record_sha256"
 HOME = "_raydvae"
 
@@ -120,13 +134,8 @@ class Run:
                 f"{self.store.uri} was written in format {known['format']}, this version reads {FORMAT}; "
                 "use the version that wrote it."
             )
-        kinds = {"kind": str, "config": dict, "source": dict}
-        if any(not isinstance(known.get(name), kind) for name, kind in kinds.items()):
-            raise DataError(
-                f"{self.home.uri}/run.json is damaged: it does not say of what run it is. Put it back from a copy, or "
-                "give another folder."
-            )
-        return known
+        check_shape(known, RUN, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
+        return dict(known)
 
     def done(self, step: str) -> set[str]:
         """Return the ids of the units committed in ``step``: a listing, no file is read."""
@@ -139,7 +148,8 @@ class Run:
         names = [f"commits/{step}/{unit}.json" for unit in sorted(self.done(step))]
         out: list[dict[str, Any]] = []
         for name, data in self.home.read_many(names).items():
-            if (record := unsealed(data)) is None:
+            record = unsealed(data)
+            if record is None or mismatch(record, RECORD):
                 raise DataError(
                     f"{self.home.uri}/{name} is damaged; run the command that made {self.store.uri} again to mend it."
                 )
@@ -222,7 +232,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def unsealed(blob: bytes) -> dict[str, Any] | None:
     """Return the record in a file that `sealed` made, or None where it says something else by now; old ones pass."""
     try:
-        record = json.loads(blob)
+        record = parse_json(blob)
     except ValueError:
         return None
     if not isinstance(record, dict) or (SEAL in record and record != sealed(record)):

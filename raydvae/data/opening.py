@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from raydvae.data.identity import BODY, body_sum, claim, settle, tell_rewritten
 from raydvae.data.merging import merge, plain, same_names, storable
 from raydvae.data.parquet_check import parquet_errors
 from raydvae.data.schema import ORIGIN, ImageSchema, class_names, detect, with_feature
+from raydvae.data.shapes import parse_json
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 
@@ -70,7 +70,7 @@ def _check_ray(schema: pa.Schema, where: str) -> None:
         metadata = field.metadata or {}
         if metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data."):
             try:
-                json.loads(metadata.get(b"ARROW:extension:metadata", b""))
+                parse_json(metadata.get(b"ARROW:extension:metadata", b""))
             except ValueError:
                 raise DataError(
                     f"Column {field.name!r} of {where} is a tensor as Ray 2.49 to 2.54 wrote it, which tells its shape "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.types as pt
 from raydvae.data.codecs import Array, BadImage
 from raydvae.data.columns import Base64, Encoded, ImageColumn, One, Pixels, Struct, dense, from_base64, is_list
 from raydvae.data.formats import format_of
+from raydvae.data.shapes import parse_json
 from raydvae.errors import DataError
 
 Shorts = npt.NDArray[np.int16]
@@ -162,7 +162,7 @@ def _tensor_shape(field: pa.Field) -> tuple[int, ...] | None:
     if not metadata.get(b"raydvae.type.name", b"").startswith(b"ray.data.arrow_tensor"):
         return None
     try:
-        shape = json.loads(metadata.get(b"raydvae.type.metadata", b""))
+        shape = parse_json(metadata.get(b"raydvae.type.metadata", b""))
     except ValueError:
         return None
     known = isinstance(shape, list) and all(isinstance(side, int) and 0 < side < 2**20 for side in shape)

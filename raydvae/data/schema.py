@@ -14,6 +14,7 @@ from raydvae.data import labels, recognizing
 from raydvae.data.codecs import Array, BadImage, decode, header, size_of
 from raydvae.data.columns import ImageColumn, Value
 from raydvae.data.merging import conform, in_memory
+from raydvae.data.shapes import parse_json
 from raydvae.errors import DataError
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "picture")
@@ -159,7 +160,7 @@ def _pick(
 def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     """Return the class names that a Hugging Face schema carries for column ``label``, if it does."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         feature = features[label]
         names = (feature.get("feature") or feature)["names"]  # of a list of class labels, too
         return tuple(str(name) for name in names) or None if isinstance(names, list) else None
@@ -170,7 +171,7 @@ def class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
 def with_feature(schema: pa.Schema, column: str, feature: dict[str, Any]) -> pa.Schema:
     """Return a schema whose Hugging Face metadata, if it has any, says ``feature`` of ``column``."""
     try:
-        described = json.loads((schema.metadata or {})[b"huggingface"])
+        described = parse_json((schema.metadata or {})[b"huggingface"])
         described["info"]["features"][column] = feature
     except (KeyError, TypeError, ValueError):
         return schema

@@ -28,6 +28,7 @@ from raydvae.data.failures import explain, hide
 from raydvae.data.local import linked_folders, local_files
 from raydvae.data.random_access import Reader
 from raydvae.data.retry import CutShort, answer, causes, passes, retry
+from raydvae.data.shapes import parse_json
 from raydvae.errors import ConfigError, RaydvaeError, StorageError, shown
 
 T = TypeVar("T")
@@ -388,7 +389,7 @@ class Store:
     def read_json(self, name: str) -> Any:
         """Return a JSON file's value."""
         try:
-            return json.loads(self.read(name))
+            return parse_json(self.read(name))
         except ValueError:
             raise StorageError(f"{self.uri}/{name} is not valid JSON; it was damaged or is not ours.") from None
 

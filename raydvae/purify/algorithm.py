@@ -27,6 +27,7 @@ from raydvae.data.dataset import Dataset
 from raydvae.data.flags import Flags
 from raydvae.data.manifest import Run, check_rejected
 from raydvae.data.selection import Choice, sample
+from raydvae.data.shapes import COUNT, NUMBER, mismatch
 from raydvae.data.store import Store, checksum
 from raydvae.data.units import Unit
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held, units_left
@@ -41,6 +42,10 @@ from raydvae.training.tasks import VAETask
 
 log = logging.getLogger(__name__)
 FILE, P1, FLAGS = "summary.json", "work/p1", "flags.parquet"
+SUMMARY = {
+    **{"complete?": bool, "rows_in?": COUNT, "rows_out?": COUNT, "rows_rejected?": COUNT},
+    **{"seconds?": {"": NUMBER}, "rows?": {"": COUNT}, "history?": {"": [{"epoch": COUNT, "": NUMBER}]}},
+}
 
 
 @dataclass(slots=True)
@@ -61,7 +66,7 @@ class Summary:
     @property
     def speeds(self) -> dict[str, float]:
         """Images a second of each pass."""
-        return {name: rows / self.seconds[name] for name, rows in self.rows.items() if self.seconds[name] > 0}
+        return {name: rows / self.seconds[name] for name, rows in self.rows.items() if self.seconds.get(name, 0) > 0}
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -74,12 +79,11 @@ class Summary:
         if not run.home.exists(FILE):
             return cls()
         try:
-            found = cls(**run.home.read_json(FILE))
-            counts = (found.rows_in, found.rows_out, found.rows_rejected, *found.seconds.values(), *found.rows.values())
-            lines = [line for stage in found.history.values() for line in stage]
-            if not all(isinstance(n, int | float) for n in counts) or not all(isinstance(n, dict) for n in lines):
+            known = run.home.read_json(FILE)
+            if mismatch(known, SUMMARY):
                 raise TypeError
-        except (AttributeError, TypeError, ValueError, StorageError) as error:
+            found = cls(**known)
+        except (TypeError, StorageError) as error:
             if isinstance(error, StorageError) and "not valid JSON" not in str(error):
                 raise
             log.warning("%s/%s is damaged; it is made again, without the times of earlier calls.", run.home.uri, FILE)

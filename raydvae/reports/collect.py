@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydvae.config import PurifyConfig, from_dict, preset
-from raydvae.data.classes import Classes
+from raydvae.config import PurifyConfig, from_dict, preset, to_dict
+from raydvae.data.classes import MAX_CLASSES, Classes
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.flags import parse_flags
 from raydvae.data.manifest import Run
 from raydvae.data.parquet_check import open_parquet, parquet_errors
 from raydvae.data.rows import decode_rows
+from raydvae.data.shapes import COUNT, NUMBER, check_shape
 from raydvae.data.store import Store
 from raydvae.errors import DataError
 from raydvae.purify.algorithm import FLAGS, Summary
@@ -28,6 +29,7 @@ from raydvae.reports.status import STEPS
 
 log = logging.getLogger("raydvae.reports")
 PAGE = "report.html"
+AGAIN = "Run the command that made it again, or put the file back from a copy."
 SAMPLES = "samples.safetensors"
 SEARCHED_UNITS = 8  # for samples of each class
 
@@ -43,13 +45,23 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None, source:
     if known["kind"] != "purify":
         raise DataError(f"{out.uri} is a {known['kind']} run; reports are made of purifications.")
     summary = Summary.load(run)
+    _check(run, known)
     config = from_dict(preset(known["config"]["preset"]), known["config"])
+    known["config"] = to_dict(config)  # all of it, whatever is missing there
     first, last = run.records("pass1"), run.records("pass3")
+    for record in first:
+        where = f"{run.home.uri}/commits/pass1/{record['unit']}.json"
+        check_shape(record, {"p_norms": {"": [NUMBER] * 3}}, where, AGAIN)
+        if not record["p_norms"].keys() <= {str(label) for label in range(known["classes"]["count"])}:
+            raise DataError(f"{where} is damaged or not ours: it has norms of other classes. {AGAIN}")
+    for record in last:
+        shape = {"psnr_counts": [COUNT] * (len(PSNR_EDGES) - 1)}
+        check_shape(record, shape, f"{run.home.uri}/commits/pass3/{record['unit']}.json", AGAIN)
     names = known["classes"]["names"] or [str(number) for number in range(known["classes"]["count"])]
     data = ReportData(
         title="Purification report",
         run=known,
-        stages=summary.history,
+        stages={name: lines for name, lines in summary.history.items() if name in ("stage1", "stage2")},
         counts={
             "rows_in": summary.rows_in or known["source"]["rows"],
             "rows_out": summary.rows_out,
@@ -71,8 +83,20 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None, source:
     return f"{run.home.uri}/{PAGE}"
 
 
+def _check(run: Run, known: dict[str, Any]) -> None:
+    shape = {"config": {"preset": str}, "classes": {}, "versions": {}}
+    check_shape(known, shape, f"{run.home.uri}/run.json", AGAIN)
+    count, names = known["classes"]["count"], known["classes"]["names"]
+    if not 0 < count <= MAX_CLASSES or (names and len(names) != count):
+        raise DataError(f"{run.home.uri}/run.json is damaged or not ours: it has {count} classes. {AGAIN}")
+
+
 def _kept_accuracies(run: Run) -> dict[str, float] | None:
-    return run.home.read_json("accuracies.json") if run.home.exists("accuracies.json") else None
+    if not run.home.exists("accuracies.json"):
+        return None
+    known: dict[str, float] = run.home.read_json("accuracies.json")
+    check_shape(known, {"": NUMBER}, f"{run.home.uri}/accuracies.json", "Delete it: the report has no accuracies then.")
+    return known
 
 
 def _rejected(run: Run, records: list[dict[str, Any]]) -> list[tuple[str, int, str]]:
@@ -106,6 +130,8 @@ def _norms(records: list[dict[str, Any]], names: list[str]) -> dict[str, tuple[f
             sums[int(label)] = sums.get(int(label), np.zeros(3)) + np.array(values)
     out = {}
     for label, (count, total, squares) in sorted(sums.items()):
+        if not count > 0:
+            continue
         mean = total / count
         out[names[label]] = (float(mean), float(max(squares / count - mean * mean, 0.0) ** 0.5), int(count))
     return out

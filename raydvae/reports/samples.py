@@ -11,6 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from raydvae.data.codecs import Array
+from raydvae.data.shapes import parse_json
 from raydvae.data.store import Store
 from raydvae.errors import DataError, StorageError
 
@@ -64,8 +65,8 @@ class Samples:
 
 def _row_ids(data: bytes) -> list[str]:
     # safetensors returns the metadata of files only, not of bytes; the header is 8 bytes of length, then JSON.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    ids = json.loads(header["__metadata__"]["row_ids"])
+    header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    ids = parse_json(header["__metadata__"]["row_ids"])
     if not isinstance(ids, list) or not all(isinstance(item, str) for item in ids):
         raise ValueError("row_ids is no list of texts")
     return ids

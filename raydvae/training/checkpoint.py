@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from raydvae.data.shapes import COUNT, NUMBER, mismatch, parse_json
 from raydvae.data.store import Store
 from raydvae.errors import ConfigError, DataError
 from raydvae.training.loop import TrainState
@@ -66,6 +67,8 @@ def load_state(store: Store, about: dict[str, Any]) -> tuple[TrainState | None, 
         return None, None
     try:
         tensors, meta = _unpack(found[0], store, STATE)
+        if not meta.get("epoch", "").isdecimal():  # a model's file
+            raise DataError("it is of no epoch")
     except DataError:
         log.warning("%s/%s is damaged: the training begins anew, and ends with the same weights.", store.uri, STATE)
         return None, found[1]
@@ -74,7 +77,7 @@ def load_state(store: Store, about: dict[str, Any]) -> tuple[TrainState | None, 
         epoch=int(meta["epoch"]),
         model={k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")},
         optimizer={k.removeprefix("optimizer/"): v for k, v in tensors.items() if k.startswith("optimizer/")},
-        history=_with_speeds(json.loads(meta["history"]), read_metrics(store)),
+        history=_with_speeds(parse_json(meta["history"]), read_metrics(store)),
     )
     return state, found[1]
 
@@ -119,7 +122,7 @@ def load_history(store: Store, about: dict[str, Any] | None = None) -> History:
     _, meta = _unpack(store.read(MODEL), store, MODEL)
     if about is not None:
         _check_about(meta, about, store)
-    return _with_speeds(json.loads(meta["history"]), read_metrics(store))
+    return _with_speeds(parse_json(meta["history"]), read_metrics(store))
 
 
 def write_metrics(store: Store, history: History) -> None:
@@ -133,7 +136,7 @@ def read_metrics(store: Store) -> History:
     out: History = []
     for line in store.read(METRICS).splitlines() if store.exists(METRICS) else ():
         try:
-            metrics = json.loads(line)
+            metrics = parse_json(line)
         except ValueError:
             break
         if not isinstance(metrics, dict) or metrics.get("epoch") != len(out):
@@ -190,6 +193,10 @@ def _unpack(data: bytes, store: Store, name: str, bare: bool = False) -> tuple[d
             raise ValueError("its content is not what its checksum says")
         if meta["format"] not in (OLD, FORMAT):
             raise ConfigError(f"{store.uri}/{name} has format {meta['format']}, this version reads {FORMAT}.")
+        if not bare and mismatch(meta, {"about": str, "history": str}):
+            raise ValueError("it does not say of what training it is")
+        if "history" in meta and mismatch(parse_json(meta["history"]), [{"epoch": COUNT, "": NUMBER}]):
+            raise ValueError("its history is none")
         tensors = load(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         again = f"the folder {store.uri}" if name in (MODEL, STATE) or name.startswith("kept/") else "it"
@@ -202,7 +209,7 @@ def _unpack(data: bytes, store: Store, name: str, bare: bool = False) -> tuple[d
 
 def _cut(data: bytes) -> tuple[dict[str, Any], memoryview]:
     size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
+    header = parse_json(data[8 : 8 + size])
     return header, memoryview(data)[8 + size :]
 
 

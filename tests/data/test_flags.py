@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -73,19 +74,16 @@ def test_what_cannot_be_flags_of_this_data_set_is_refused(
         parse_flags(blob(ids, flagged), "F", digits_data)
 
 
-def test_memory_is_that_of_rows_and_not_of_their_numbers(tmp_path: Path, digits_folder: Path) -> None:
-    table = pq.read_table(sorted(digits_folder.glob("*.parquet"))[0]).slice(0, 10)
-    metadata = dict(table.schema.metadata) | {b"raydvae.origin": b'[["a.parquet", 34359738368, 34359738378]]'}
-    (tmp_path / "far").mkdir()
-    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "far/a.parquet")
-    far = open_dataset(str(tmp_path / "far"))
+def test_memory_is_that_of_rows_and_not_of_their_numbers(digits_data: Dataset) -> None:
+    file = dataclasses.replace(digits_data.files[0], origin=(("a.parquet", 2**35, 2**35 + 60),))
+    far = dataclasses.replace(digits_data, files=(file,))
     ids = ids_of(far)
     assert ids[0] == "a.parquet#34359738368"
     tracemalloc.start()
     flags = parse_flags(blob([ids[3], ids[7]], [True, False]), "F", far)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert flags.marked.mask(ids).tolist() == [index == 3 for index in range(10)]
+    assert flags.marked.mask(ids).tolist() == [index == 3 for index in range(60)]
     assert peak < 2**24
     assert len(pickle.dumps(flags.marked)) < 2**12
 

@@ -134,12 +134,3 @@ def test_other_files_are_refused_by_name() -> None:
         open_parquet(b"PAR1" + b"\x00" * 100 + (100).to_bytes(4, "little") + b"PAR1", "F")
     with pytest.raises(DataError, match="nested too deeply"):
         open_parquet(b"PAR1" + b"\xdc" * 100 + (100).to_bytes(4, "little") + b"PAR1", "F")
-
-
-@pytest.mark.parametrize(
-    "origin", [b"", b"x", b"null", b"[1]", b"{}", b'[["a", 0]]', b'[["a", 0.5, 6.5]]', b'[["a", "0", 6]]', b"[" * 9000]
-)
-def test_garbage_in_the_metadata_is_refused_by_name(origin: bytes, tmp_path: Path) -> None:
-    pq.write_table(TABLE.replace_schema_metadata({b"raydvae.origin": origin}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet (has a damaged raydvae.origin|says it comes from other rows)"):
-        open_dataset(str(tmp_path))

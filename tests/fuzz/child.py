@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 from raydvae.errors import RaydvaeError
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.targets import BAD, TARGETS, Target
 
 NONE, DONE = 2**64 - 1, 2**64 - 2  # in place of an input's number
 MEMORY = 2 * 2**30  # bytes of addresses above those at the start
@@ -55,22 +55,26 @@ def _where(trace: object) -> str:
 
 
 def main() -> None:
-    name, seed, start, stop, progress, results = sys.argv[1:]
+    names, count, seed, start, progress, results = sys.argv[1:]
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    target = TARGETS[name]
-    for data in target.seeds:  # imports and pools first: they are no finding
-        outcome(target, data)
+    every = [name for name in names.split(",") for _ in range(int(count))]
+    warm = {BAD}
     with open("/proc/self/statm", encoding="ascii") as file:
         addresses = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (addresses + MEMORY, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open(progress, "r+b", buffering=0) as now, open(results, "a", encoding="utf-8") as out:
-        for number in range(int(start), int(stop)):
+        for number, name in list(enumerate(every))[int(start) :]:
+            if name not in warm:  # imports and pools first: they are no finding
+                now.seek(0)
+                now.write(NONE.to_bytes(8, "little"))
+                outcome(TARGETS[name], TARGETS[name].seeds[0])
+                warm.add(name)
             now.seek(0)
             now.write(number.to_bytes(8, "little"))
-            data = spoiled(target, name, int(seed), number)
-            out.write(json.dumps([number, outcome(target, data)]) + "\n")
+            data = spoiled(TARGETS[name], name, int(seed), number % int(count))
+            out.write(json.dumps([number, outcome(TARGETS[name], data)]) + "\n")
             out.flush()
         now.seek(0)
         now.write(DONE.to_bytes(8, "little"))

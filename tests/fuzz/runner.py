@@ -39,35 +39,35 @@ KINDS = {"!crash": "crashes", "!hang": "hangs", "! ": "other exceptions"}
 
 
 def fuzz(names: Sequence[str], count: int, seed: int, keep: Path, hang: float = HANG) -> dict[str, Found]:
-    """Give ``count`` inputs to each reader; inputs of findings are kept in ``keep``."""
-    return {name: _one(name, count, seed, keep, hang) for name in names}
-
-
-def _one(name: str, count: int, seed: int, keep: Path, hang: float) -> Found:
-    found = Found()
+    """Give ``count`` inputs to each reader, in one child as long as it lives; findings' inputs are kept in ``keep``."""
+    found = {name: Found() for name in names}
     start = 0
+
+    def note(number: int, what: str) -> None:
+        name = names[number // count]
+        found[name].outcomes[what if what[:1] != "!" else what.split()[0] if what[1] != " " else "! other"] += 1
+        if what[:1] == "!":
+            _keep(found[name], keep, name, seed, number % count, what)
+
     with tempfile.TemporaryDirectory() as folder:
         progress, results = Path(folder) / "progress", Path(folder) / "results"
-        while start < count:
+        while start < count * len(names):
             progress.write_bytes(NONE.to_bytes(8, "little"))
             results.write_bytes(b"")
-            arguments = [name, str(seed), str(start), str(count), str(progress), str(results)]
+            arguments = [",".join(names), str(count), str(seed), str(start), str(progress), str(results)]
             with (Path(folder) / "errors").open("wb") as errors:
                 command = [sys.executable, "-m", "tests.fuzz.child", *arguments]
                 child = subprocess.Popen(command, stderr=errors, env=os.environ | {"TMPDIR": folder})
                 ended = _watch(child, progress, hang)
             for number, what in map(json.loads, results.read_text("utf-8").splitlines()):
-                found.outcomes[what if what[:1] != "!" else "! other"] += 1
-                if what[:1] == "!":
-                    _keep(found, keep, name, seed, number, what)
+                note(number, what)
             if not ended:
                 break
             culprit = _number(progress)
             if culprit in (NONE, DONE):
                 text = (Path(folder) / "errors").read_text("utf-8", "replace")[-2000:]
-                raise RuntimeError(f"The child for {name} ended with {ended} at no input:\n{text}")
-            found.outcomes[f"!{ended.split()[0]}"] += 1
-            _keep(found, keep, name, seed, culprit, f"!{ended}")
+                raise RuntimeError(f"The child for {names} ended with {ended} at no input:\n{text}")
+            note(culprit, f"!{ended}")
             start = culprit + 1
     return found
 

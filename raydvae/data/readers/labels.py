@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from raydvae.data.files import few
 from raydvae.data.readers import MAX_CLASSES
 from raydvae.data.readers.kinds import ending
+from raydvae.data.shapes import parse_json
 from raydvae.data.store import Store
 from raydvae.errors import DataError, shown
 
@@ -99,7 +99,7 @@ def _rows(store: Store, table: str) -> Iterator[Mapping[str, Any]]:
     if ending(table) == "jsonl":
         for line in text.splitlines():
             if line.strip():
-                row = json.loads(line)
+                row = parse_json(line)
                 if not isinstance(row, dict):
                     raise ValueError("a line that is no object")
                 yield row

@@ -15,6 +15,7 @@ from raydvae.data.files import by_split, neither
 from raydvae.data.merging import revealed
 from raydvae.data.readers import Entry, Skip, Source
 from raydvae.data.schema import ImageSchema
+from raydvae.data.shapes import parse_json
 from raydvae.data.store import Options
 from raydvae.data.units import Unit
 
@@ -46,7 +47,7 @@ class Parquet:
         if self.dataset.schema.class_names is None or len(names) == self.classes.count:
             return arrow
         metadata = dict(arrow.metadata)
-        described = json.loads(metadata[b"huggingface"])
+        described = parse_json(metadata[b"huggingface"])
         feature = described["info"]["features"][self.dataset.schema.label]
         (feature.get("feature") or feature)["names"] = list(names)
         return arrow.with_metadata(metadata | {b"huggingface": json.dumps(described).encode()})

@@ -7,7 +7,6 @@ are in small letters, and one that is there twice in a sample is an error.
 from __future__ import annotations
 
 import gzip
-import json
 import posixpath
 import re
 import tarfile
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from raydvae.data.files import by_split, few, find_files, neither, stored
 from raydvae.data.readers import MAX_BYTES, MAX_CLASSES, Entry, Skip, Source, image_schema, image_table
+from raydvae.data.shapes import parse_json
 from raydvae.data.store import Options, Store
 from raydvae.errors import DataError, shown
 
@@ -244,7 +244,7 @@ def _sample(
         text = source.read().decode("utf-8-sig")
         if label == "cls":
             return Sample(key, text.strip(), images[0])
-        about = json.loads(text)
+        about = parse_json(text)
     except (ValueError, RecursionError):
         return Skip(f".{label} that cannot be read")
     if not isinstance(about, dict) or "label" not in about:
