@@ -22,6 +22,7 @@ from raydvae.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 CHEAP = 256 * 2**20  # bytes on a local disk whose sums are always compared: a second or less
+MISSING = "is missing"
 SHOWN = 3  # names in a message
 OUTPUTS = ("pass3", "poison", "defend")  # steps whose older records name no files: those are in the run's folder
 Record = dict[str, Any]
@@ -72,7 +73,7 @@ def examine(
         for file, (size, _) in files_of(record, step).items():
             if file not in there:
                 if not (spare and file.startswith(spare)):
-                    found.damaged.append(Damage(unit, file, "is missing"))
+                    found.damaged.append(Damage(unit, file, MISSING))
             elif there[file] != size:
                 found.damaged.append(Damage(unit, file, f"has {there[file]} bytes instead of {size}"))
     _drop(found)
@@ -87,14 +88,26 @@ def examine(
     return found
 
 
-def mend(run: Run, step: str, sums: bool | None = None, spare: str = "", only: Collection[str] | None = None) -> Found:
-    """Do as `examine`, and make units with damage count as not done, so that they are done again; the log tells."""
+def mend(
+    run: Run,
+    step: str,
+    sums: bool | None = None,
+    spare: str = "",
+    only: Collection[str] | None = None,
+    deleted: bool = False,
+) -> Found:
+    """Do as `examine`, and make units with damage count as not done, so that they are done again; the log tells.
+
+    Of files that were ``deleted`` on purpose the log says nothing.
+    """
     found = examine(run, step, sums, spare, only)
+    units = sorted({damage.unit for damage in found.damaged})
+    if deleted:
+        found.damaged = [damage for damage in found.damaged if damage.what != MISSING]
     if found.damaged:
-        units = sorted({damage.unit for damage in found.damaged})
         log.warning("%s, %s: %s. Doing units again: %d.", run.store.uri, step, found.text, len(units))
-        for unit in units:
-            run.home.delete(f"commits/{step}/{unit}.json")
+    for unit in units:
+        run.home.delete(f"commits/{step}/{unit}.json")
     return found
 
 
