@@ -63,11 +63,11 @@ def examine(
     """
     found = Found()
     there = run.store.list()
-    units = [unit for unit in sorted(run.done(step)) if only is None or unit in only]
-    names = [f"commits/{step}/{unit}.json" for unit in units]
-    for unit, name, blob in zip(units, names, run.home.read_many(names).values(), strict=True):
+    for unit, blob in run.blobs(step).items():
+        if only is not None and unit not in only:
+            continue
         if (record := _record(blob, unit)) is None:
-            found.damaged.append(Damage(unit, f"{HOME}/{name}", "is no commit record"))
+            found.damaged.append(Damage(unit, f"{HOME}/commits/{step}/{unit}.json", "is no commit record"))
             continue
         found.good[unit] = record
         for file, (size, _) in files_of(record, step).items():
@@ -107,7 +107,7 @@ def mend(
     if found.damaged:
         log.warning("%s, %s: %s. Doing units again: %d.", run.store.uri, step, found.text, len(units))
     for unit in units:
-        run.home.delete(f"commits/{step}/{unit}.json")
+        run.drop(step, unit)
     return found
 
 
