@@ -22,6 +22,7 @@ from raydvae.errors import ConfigError, DataError
 log = logging.getLogger(__name__)
 
 CHEAP = 256 * 2**20  # bytes on a local disk whose sums are always compared: a second or less
+MISSING = "is missing"
 SHOWN = 3  # names in a message
 OUTPUTS = ("pass3", "poison", "defend")  # steps whose older records name no files: those are in the run's folder
 Record = dict[str, Any]
@@ -62,17 +63,17 @@ def examine(
     """
     found = Found()
     there = run.store.list()
-    units = [unit for unit in sorted(run.done(step)) if only is None or unit in only]
-    names = [f"commits/{step}/{unit}.json" for unit in units]
-    for unit, name, blob in zip(units, names, run.home.read_many(names).values(), strict=True):
+    for unit, blob in run.blobs(step).items():
+        if only is not None and unit not in only:
+            continue
         if (record := _record(blob, unit)) is None:
-            found.damaged.append(Damage(unit, f"{HOME}/{name}", "is no commit record"))
+            found.damaged.append(Damage(unit, f"{HOME}/commits/{step}/{unit}.json", "is no commit record"))
             continue
         found.good[unit] = record
         for file, (size, _) in files_of(record, step).items():
             if file not in there:
                 if not (spare and file.startswith(spare)):
-                    found.damaged.append(Damage(unit, file, "is missing"))
+                    found.damaged.append(Damage(unit, file, MISSING))
             elif there[file] != size:
                 found.damaged.append(Damage(unit, file, f"has {there[file]} bytes instead of {size}"))
     _drop(found)
@@ -87,14 +88,26 @@ def examine(
     return found
 
 
-def mend(run: Run, step: str, sums: bool | None = None, spare: str = "", only: Collection[str] | None = None) -> Found:
-    """Do as `examine`, and make units with damage count as not done, so that they are done again; the log tells."""
+def mend(
+    run: Run,
+    step: str,
+    sums: bool | None = None,
+    spare: str = "",
+    only: Collection[str] | None = None,
+    deleted: bool = False,
+) -> Found:
+    """Do as `examine`, and make units with damage count as not done, so that they are done again; the log tells.
+
+    Of files that were ``deleted`` on purpose the log says nothing.
+    """
     found = examine(run, step, sums, spare, only)
+    units = sorted({damage.unit for damage in found.damaged})
+    if deleted:
+        found.damaged = [damage for damage in found.damaged if damage.what != MISSING]
     if found.damaged:
-        units = sorted({damage.unit for damage in found.damaged})
         log.warning("%s, %s: %s. Doing units again: %d.", run.store.uri, step, found.text, len(units))
-        for unit in units:
-            run.home.delete(f"commits/{step}/{unit}.json")
+    for unit in units:
+        run.drop(step, unit)
     return found
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -54,9 +54,13 @@ HOME = "_raydvae"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The folder of one run. Cheap to pickle."""
+    """The folder of one run. Cheap to pickle: what it has read of records stays behind."""
 
     store: Store
+    _read: dict[str, tuple[int, bytes]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[type[Run], tuple[Store]]:
+        return Run, (self.store,)
 
     @property
     def home(self) -> Store:
@@ -139,19 +143,44 @@ class Run:
 
     def done(self, step: str) -> set[str]:
         """Return the ids of the units committed in ``step``: a listing, no file is read."""
-        names = [name.split("/", 2)[2] for name in self.home.list(f"commits/{step}")]
-        # A process that was killed in the middle of a commit has left a temporary file there.
-        return {n.removesuffix(".json") for n in names if n.endswith(".json") and not n.startswith(TEMPORARY)}
+        return set(self._listed(step))
+
+    def _listed(self, step: str) -> dict[str, tuple[str, int]]:
+        """Return name and size of each unit's record, in the units' order."""
+        out: dict[str, tuple[str, int]] = {}
+        for name, size in self.home.list(f"commits/{step}").items():
+            file = name.split("/", 2)[2]
+            # A process that was killed in the middle of a commit has left a temporary file there.
+            if file.endswith(".json") and not file.startswith(TEMPORARY):
+                out[file.removesuffix(".json")] = (name, size)
+        return dict(sorted(out.items()))
+
+    def blobs(self, step: str) -> dict[str, bytes]:
+        """Return all commit records of ``step`` as they lie there, by unit; each is read once, unless its size changes.
+
+        There are as many as units, and a run that is gone on with looks at them again and again.
+        """
+        listed = self._listed(step)
+        missing = [name for name, size in listed.values() if self._read.get(name, (None,))[0] != size]
+        for name, blob in self.home.read_many(missing).items():
+            self._read[name] = len(blob), blob
+        return {unit: self._read[name][1] for unit, (name, _) in listed.items()}
+
+    def drop(self, step: str, unit: str) -> None:
+        """Delete a unit's commit record: the unit counts as not done."""
+        name = f"commits/{step}/{unit}.json"
+        self.home.delete(name)
+        self._read.pop(name, None)
 
     def records(self, step: str) -> list[dict[str, Any]]:
         """Return all commit records of ``step``, in the units' order; `DataError` for a damaged one."""
-        names = [f"commits/{step}/{unit}.json" for unit in sorted(self.done(step))]
         out: list[dict[str, Any]] = []
-        for name, data in self.home.read_many(names).items():
+        for unit, data in self.blobs(step).items():
             record = unsealed(data)
             if record is None or mismatch(record, RECORD):
                 raise DataError(
-                    f"{self.home.uri}/{name} is damaged; run the command that made {self.store.uri} again to mend it."
+                    f"{self.home.uri}/commits/{step}/{unit}.json is damaged; run the command that made "
+                    f"{self.store.uri} again to mend it."
                 )
             out.append(record)
         return out
@@ -283,8 +312,8 @@ def _leaves(schema: pa.Schema) -> list[str]:
         else:
             out.append(prefix)
 
-    for field in schema:
-        walk(field.name, field.type)
+    for column in schema:
+        walk(column.name, column.type)
     return out
 
 

@@ -163,7 +163,7 @@ def _purify(
         warn_of_models(run, sums)
         _clean_up(run, config)
         return summary
-    summary.complete = False
+    deleted, summary.complete = summary.complete, False  # P1 of a run that was complete
 
     def train(name: str, stage: StageConfig, data: Callable[[], Dataset]) -> None:
         started = time.monotonic()
@@ -187,7 +187,7 @@ def _purify(
 
     def pass1(sums: bool | None = sums) -> bool:
         """Make what is missing or damaged of P1 and still needed; return whether that was anything."""
-        mend(run, "pass1", sums, only=needed(run, P1, trained(run, "stage2")))
+        mend(run, "pass1", sums, only=needed(run, P1, trained(run, "stage2")), deleted=deleted)
         left = units_left(run, "pass1", p0, spare=SPARE)
         apply(
             SubtractPass("pass1", run, p0, classes, config, config.stage1.model, run.home.sub("stage1"), marked), left

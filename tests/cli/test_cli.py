@@ -37,23 +37,24 @@ FLAGS = {
     "import": "--classes --format --json --limit-per-class --rows-per-shard --split --storage-option",
     "poison": "--adversarial-norm --block-rows --checkpoints --class-means --draws --image-size --inner-steps --json --net "
     "--norm --patch --ratio --seed --steps --storage-option --stratified --surrogate-batch --surrogate-lr --surrogate-model "
-    "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait",
+    "--surrogate-steps --surrogate-width --t --update --validation-rows --variant --view --wise --workers --address --wait "
+    "--verify-files",
     "purify": "--batch --batch-stats --classes --config --epochs --image-size --json --keep-intermediate --kld1 --kld2 "
     "--lr --preset --reject-limit --seed --size-policy --slices --storage-option --unit-rows --width --workers "
-    "--address --dry-run --memory-gib --models --only-flagged --train-rows --tune --until --wait",
+    "--address --dry-run --memory-gib --models --only-flagged --train-rows --tune --until --verify-files --wait",
     "detect": "--address --batch --classes --epochs --image-size --json --model --model-batch --model-epochs --model-lr "
-    "--no-flip --out --preset --rule --seed --storage-option --wait --width --work --workers",
-    "grow": "--address --batch --classes --image-size --json --kld --preset --seed --steps --storage-option --wait --width "
-    "--workers",
+    "--no-flip --out --preset --rule --seed --storage-option --verify-files --wait --width --work --workers",
+    "grow": "--address --batch --classes --image-size --json --kld --preset --seed --steps --storage-option --verify-files "
+    "--wait --width --workers",
     "tune": "--address --batch --concurrency --config --epochs --fraction --full-epochs --image-size --json --out --preset "
     "--search --seed --stage1-psnr --stage2-psnr --storage-option --train-rows --trials --wait --width --workers --objective "
     "--test --sweep --kld1 --kld2 --model --model-epochs --model-batch --model-lr --no-flip",
     "defend": "--address --batch --depth --epochs --image-size --json --kernel --kld --model --quality --seed --sigma --steps "
-    "--storage-option --train-on --wait --width --workers",
+    "--storage-option --train-on --verify-files --wait --width --workers",
     "status": "--json --storage-option",
     "classify": "--address --wait --batch --defense --epochs --hard-epochs --preset --no-flip --image-size --json --lr --model --out --seed --storage-option --test --workers",
     "inspect": "--clean --json --poison --storage-option",
-    "import-poison": "--clean --json --storage-option",
+    "import-poison": "--clean --json --storage-option --verify-files",
     "export-poison": "--clean --format --json --storage-option",
     "report": "--json --source --storage-option",
 }

@@ -104,6 +104,7 @@ def test_a_damaged_output_is_named_and_made_again_alone(
         and f"{UNIT}.parquet" in caplog.text
         and "Doing units again: 1." in caplog.text
     )
+    assert "work/p1" not in caplog.text, "which was deleted on purpose"
     assert again(digits_data, copied) == []
     assert not (copied / "_raydvae/work").exists()
 
@@ -176,12 +177,14 @@ def test_damage_to_p1_is_noticed_and_its_unit_made_again(
     digits_data: Dataset,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(damage, "CHEAP", damage.CHEAP if cheap else 1000)
     out = Path(shutil.copytree(at_stage2, tmp_path / "out"))
     harm(out / f"_raydvae/work/p1/{UNIT}.parquet")
     seen = again(digits_data, out)
     assert [name for name in seen if name.startswith("pass1/")] == [f"pass1/{UNIT}"]
+    assert f"1 file is damaged: _raydvae/work/p1/{UNIT}.parquet" in caplog.text
     assert hashes(out) == hashes(done)
     model = "_raydvae/stage2/model.safetensors"
     assert (out / model).read_bytes() == (done / model).read_bytes()
