@@ -50,7 +50,7 @@ class _TransposedConv(torch.autograd.Function):
 
 
 class Shortcut(nn.Conv2d):
-    """A 1x1 convolution with a stride and no bias.
+    """A 1x1 convolution with a stride, without a bias until normalization is folded into it.
 
     oneDNN's gradient of its weights writes beyond its buffers where the input has fewer channels than a vector register
     has numbers: 8 of AVX2 at any size, 16 of AVX-512 above 48 px. There the pixels between are left out beforehand.
@@ -64,7 +64,7 @@ class Shortcut(nn.Conv2d):
         narrow = self.in_channels < 8 or (self.in_channels < 16 and max(x.shape[2:]) > 48)
         if narrow and x.device.type == "cpu" and torch.is_grad_enabled():
             down, across = self.stride
-            return nn.functional.conv2d(x[:, :, ::down, ::across], self.weight)
+            return nn.functional.conv2d(x[:, :, ::down, ::across], self.weight, self.bias)  # folding gives it one
         return super().forward(x)
 
 
