@@ -15,10 +15,12 @@ import pyarrow as pa
 
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import HOME, Run, unsealed
+from raydvae.data.shapes import COUNT, mismatch
 from raydvae.data.store import checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError
 
+COMMITTED = {"files?": {"": [COUNT, str]}, "bytes?": COUNT, "sha256?": (None, str)}
 log = logging.getLogger(__name__)
 
 CHEAP = 256 * 2**20  # bytes on a local disk whose sums are always compared: a second or less
@@ -128,7 +130,7 @@ def _drop(found: Found) -> None:
 def _record(blob: bytes, unit: str) -> Record | None:
     """Return a commit record, or None for what is none: a crash of the machine can leave an empty file."""
     record = unsealed(blob)
-    if record is None:
+    if record is None or mismatch(record, COMMITTED) or (record.get("sha256") and "bytes" not in record):
         return None
     try:
         if record["unit"] != unit or not all(isinstance(record[f"rows_{of}"], int) for of in ("in", "out", "rejected")):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.types as pt
 
@@ -33,13 +35,28 @@ def unread(kind: pa.DataType) -> str:
     return f"read are {READ_TYPES}: cast it, or set data.label_column in a --config file to another column"
 
 
+def plain(rows: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """Return ``rows`` as Python has them, None for forged texts that are not UTF-8."""
+
+    def one(value: pa.Scalar) -> Any:
+        try:
+            return value.as_py()
+        except UnicodeDecodeError:
+            return None
+
+    try:
+        return list(rows.to_pylist())
+    except UnicodeDecodeError:
+        return [one(value) for value in rows]
+
+
 def values(rows: pa.ChunkedArray | pa.Array) -> list[Label]:
     """Return the labels in ``rows``: None for null, NaN, text that is not UTF-8 and lists of none or several."""
     kind = _inner(rows.type)
-    plain = rows.to_pylist()
+    found = plain(rows)
     if (pt.is_integer(kind) or is_text(rows.type)) and not is_list(rows.type) and not _bytes(kind):
-        return list(plain)
-    return [_one(value) for value in plain]
+        return list(found)
+    return [_one(value) for value in found]
 
 
 def distinct(rows: pa.ChunkedArray) -> set[Label]:

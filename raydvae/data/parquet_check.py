@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +43,7 @@ CHUNK_DATA: dict[int, Kind] = {
     9: I64,  # offset of the first data page
     11: I64,  # offset of the dictionary page
     12: (STRUCT, STATISTICS),
+    16: (STRUCT, {1: I64, 2: (LIST, I64), 3: (LIST, I64)}),  # sizes
 }
 CHUNK: dict[int, Kind] = {1: BINARY, 2: I64, 3: (STRUCT, CHUNK_DATA), 8: (STRUCT, {}), 9: BINARY}
 GROUP: dict[int, Kind] = {1: (LIST, (STRUCT, CHUNK)), 2: I64, 3: I64}
@@ -128,10 +130,10 @@ def _check(footer: dict[int, Any], size: int, end: int) -> None:
         if len(group[1]) != len(leaves):
             raise ValueError(f"a row group of {len(group[1])} columns where there are {len(leaves)}")
         _bounded("rows", group[3], max(FREE_ROWS, ROWS_A_BYTE * size))
-        for chunk, (kind, width) in zip(group[1], leaves, strict=True):
+        for chunk, leaf in zip(group[1], leaves, strict=True):
             if chunk.get(1):
                 raise ValueError("its columns lie in other files")
-            _check_chunk(chunk[3], kind, width, end)
+            _check_chunk(chunk[3], leaf, end)
         values = sum(chunk[3][5] for chunk in group[1])
         _bounded("values", values, max(FREE_VALUES, VALUES_A_BYTE * size))
         rows += group[3]
@@ -139,27 +141,44 @@ def _check(footer: dict[int, Any], size: int, end: int) -> None:
         raise ValueError(f"{footer[3]} rows, but {rows} in its row groups")
 
 
-def _leaves(elements: list[dict[int, Any]]) -> list[tuple[int, int]]:
-    """Return type and width of each column that holds values; `ValueError` where the elements are no tree."""
-    leaves: list[tuple[int, int]] = []
-    missing = 1
-    for element in elements:
-        missing -= 1
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A column that holds values: its type, their width, and how deep they are repeated and can be missing."""
+
+    kind: int
+    width: int
+    repeated: int
+    optional: int
+
+
+def _leaves(elements: list[dict[int, Any]]) -> list[_Leaf]:
+    """Return the columns that hold values; `ValueError` where the elements are no tree."""
+    leaves: list[_Leaf] = []
+    open_groups = [(1, 0, 0)]  # children still to come, and how deep their values are repeated and optional
+    for at, element in enumerate(elements):
+        while open_groups and not open_groups[-1][0]:
+            open_groups.pop()
         children = element.get(5, 0)
         element[4].decode("utf-8")
-        if missing < 0 or not 0 <= children <= len(elements):
+        if not open_groups or not 0 <= children <= len(elements):
             raise ValueError("columns that are no tree")
-        missing += children
-        if not children and 1 in element:
-            leaves.append((_bounded("type", element[1], 7), element.get(2, 0)))
-    if missing:
+        missing, repeated, optional = open_groups.pop()
+        open_groups.append((missing - 1, repeated, optional))
+        if at:  # the root counts for nothing
+            repeated += element.get(3, 0) == 2
+            optional += element.get(3, 0) in (1, 2)
+        if children:
+            open_groups.append((children, repeated, optional))
+        elif 1 in element:
+            leaves.append(_Leaf(_bounded("type", element[1], 7), element.get(2, 0), repeated, optional))
+    if any(missing for missing, _, _ in open_groups):
         raise ValueError("columns that are no tree")
     return leaves
 
 
-def _check_chunk(chunk: dict[int, Any], kind: int, width: int, end: int) -> None:
-    if chunk[1] != kind:
-        raise ValueError(f"a column of type {chunk[1]} where its schema says {kind}")
+def _check_chunk(chunk: dict[int, Any], leaf: _Leaf, end: int) -> None:
+    if chunk[1] != leaf.kind:
+        raise ValueError(f"a column of type {chunk[1]} where its schema says {leaf.kind}")
     if chunk[4] and not (chunk[4] in CODECS and pa.Codec.is_available(CODECS[chunk[4]])):
         name = "lzo" if chunk[4] == 3 else CODECS.get(chunk[4], f"number {chunk[4]}")
         raise ValueError(f"compression {name}, which is not supported")
@@ -174,10 +193,15 @@ def _check_chunk(chunk: dict[int, Any], kind: int, width: int, end: int) -> None
     for part in chunk[3]:
         part.decode("utf-8")
     statistics = chunk.get(12, {})
-    expected = width if kind == 7 else BYTES_OF.get(kind)
+    expected = leaf.width if leaf.kind == 7 else BYTES_OF.get(leaf.kind)
     for field in (1, 2, 5, 6):
         if expected is not None and len(statistics.get(field, b"")) not in (0, expected):
             raise ValueError("statistics of another type than their column's")
+    sizes = chunk.get(16, {})
+    counts = len(sizes.get(2, ())), len(sizes.get(3, ()))  # values by how deep they are repeated, and there
+    fit = counts[0] in (0, leaf.repeated + 1) and counts[1] in (0, leaf.optional + 1)
+    if not fit or (1 in sizes and leaf.kind != 6):
+        raise ValueError("sizes of another type than their column's")
 
 
 def _bounded(what: str, value: int, most: int) -> int:

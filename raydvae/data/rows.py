@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raydvae import stopping
+from raydvae.data import labels as labels_in
 from raydvae.data.classes import Classes
 from raydvae.data.codecs import Array, BadImage, fit
 from raydvae.data.dataset import Dataset
@@ -83,7 +84,7 @@ def decode_rows(
             continue
         try:
             if labels[position] < 0:
-                shown = table.column(schema.label)[position].as_py()
+                shown = labels_in.plain(table.column(schema.label)[position : position + 1])[0]
                 raise BadImage(f"label {shown!r} is outside of the {classes.count} classes")
             images.append(fit(schema.pixels(value, dataset.data, image_size), image_size, dataset.data))
             kept.append(position)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
+from raydvae.data.classes import find_classes
 from raydvae.data.dataset import open_dataset
 from raydvae.data.parquet_check import check_parquet, open_parquet
 from raydvae.errors import DataError
@@ -134,3 +135,19 @@ def test_other_files_are_refused_by_name() -> None:
         open_parquet(b"PAR1" + b"\x00" * 100 + (100).to_bytes(4, "little") + b"PAR1", "F")
     with pytest.raises(DataError, match="nested too deeply"):
         open_parquet(b"PAR1" + b"\xdc" * 100 + (100).to_bytes(4, "little") + b"PAR1", "F")
+
+
+def test_sizes_of_another_type_than_their_column_s_are_refused() -> None:
+    data = written(pa.table({"x": [[1], [2, 3]]}), use_dictionary=False)  # with counts of how deep values lie
+    with pytest.raises(DataError, match="sizes of another type than their column's"):
+        open_parquet(forged(b"\x35\x04\x18\x04list", b"\x35\x00\x18\x04list", data), "F")
+
+
+def test_labels_that_are_no_text_are_no_labels(tmp_path: Path) -> None:
+    parts = [None, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"a\xff")]
+    labels = pa.Array.from_buffers(pa.string(), 2, parts)
+    pq.write_table(pa.table({"image": TABLE["image"].slice(0, 2), "label": labels}), tmp_path / "a.parquet")
+    data = open_dataset(str(tmp_path))
+    classes = find_classes(data)
+    assert classes.names == ("a",)
+    assert classes.numbers(next(data.labels())).tolist() == [0, -1]
