@@ -70,7 +70,7 @@ def _fields(value: Any, shape: dict[str, Shape], place: str) -> str:
         if name and not name.endswith("?") and name not in value:
             return f"{place}.{name} is missing".lstrip(".")
     for name, item in value.items():
-        each = known.get(name) or known.get("")
+        each = known.get(name, known.get(""))
         if each is not None and (found := mismatch(item, each, f"{place}.{name}")):
             return found
     return ""

@@ -81,7 +81,8 @@ def _step(
     run: Run, known: Mapping[str, Any], name: str, units: int | None, found: Mapping[str, Found]
 ) -> dict[str, Any]:
     if (name in known["config"] and isinstance(known["config"][name], dict)) or name == "surrogate":
-        total = known["config"].get(name, {}).get("train", {}).get("epochs")
+        train = known["config"].get(name, {}).get("train", {})
+        total = train.get("epochs") if isinstance(train, dict) else None
         finished = run.home.exists(f"{name}/{MODEL}")
         done = len(read_metrics(run.home.sub(name)))
         if total is None and not done:

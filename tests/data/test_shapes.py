@@ -16,12 +16,21 @@ SHAPE = {
     "rows": [COUNT],
     "pair?": [str, COUNT],
     "seconds": {"": NUMBER},
+    "any?": {},
 }
 GOOD: dict[str, Any] = {"name": "a", "size": 3, "rows": [0, 1], "seconds": {"x": 0.5, "y": 2}}
 
 
 def test_what_fits_passes() -> None:
-    for more in ({}, {"note": None}, {"note": "x"}, {"pair": ["a", 1]}, {"other": [None]}, {"rows": []}):
+    for more in (
+        {},
+        {"any": {"x": 1}},
+        {"note": None},
+        {"note": "x"},
+        {"pair": ["a", 1]},
+        {"other": [None]},
+        {"rows": []},
+    ):
         assert mismatch(GOOD | more, SHAPE) == ""
 
 
@@ -38,6 +47,7 @@ def test_what_fits_passes() -> None:
         (GOOD | {"size": 10**9999}, "size is a huge number and not a whole number"),
         (GOOD | {"size": 1.5}, "size is 1.5 and not a whole number"),
         (GOOD | {"note": 1}, "note is 1 and not a text"),
+        (GOOD | {"any": True}, "any is true or false and not an object"),
         (GOOD | {"rows": {}}, "rows is an object and not a list"),
         (GOOD | {"rows": [0, "1"]}, r"rows\[1\] is a text and not a whole number"),
         (GOOD | {"pair": ["a"]}, "pair has 1 entries and not 2"),
