@@ -375,6 +375,15 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def described(value: Any) -> dict[str, Any]:
+    """Return a dataclass as nested plain values, with its ``kind`` if it has one: what is stored of it.
+
+    Kinds are what files call things. They do not change, whatever the classes are called.
+    """
+    kind = getattr(value, "kind", None)
+    return ({} if kind is None else {"kind": kind}) | dataclasses.asdict(value)
+
+
 def from_dict(base: T, values: Mapping[str, Any], where: str = "") -> T:
     """Return ``base`` with the nested ``values`` laid over it; unknown names and wrong types are `ConfigError`."""
     hints = get_type_hints(type(base))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from raydvae.config import TrainConfig, check_choice
 from raydvae.errors import ConfigError
@@ -68,6 +68,8 @@ class SurrogateConfig:
 class LSPConfig:
     """The paper's values: l2 norm 1.0, patches of 8 pixels."""
 
+    kind: ClassVar[str] = "lsp"
+
     norm: float = 1.0
     patch: int = 8
     seed: int = 0
@@ -86,6 +88,8 @@ class ARConfig:
     them with at least ``min_response``; both are for images of 32 px and grow with the side. A response of 0 means
     the published 10 for up to 10 classes and 3 for more. ``crop`` rows and columns, where a field begins, are cut.
     """
+
+    kind: ClassVar[str] = "ar"
 
     norm: float = 1.0
     min_response: float = 0.0
@@ -110,6 +114,8 @@ class ARConfig:
 class OPSConfig:
     """One pixel a class, found by search; there is nothing to set. ``seed`` is there so that all configs are alike."""
 
+    kind: ClassVar[str] = "ops"
+
     seed: int = 0
 
 
@@ -120,6 +126,8 @@ class EMConfig:
     ``wise`` "class" makes one noise a class. ``view`` "augmented" is that code's last pass as published: noise is
     crafted for a randomly flipped and shifted view and then stored for the image as it was.
     """
+
+    kind: ClassVar[str] = "em"
 
     norm: float = LINF
     wise: EMWise = "sample"
@@ -152,6 +160,8 @@ class REMConfig:
 
     The noise steps average over ``draws`` random views, each attacked by ``inner_steps`` steps of ascent.
     """
+
+    kind: ClassVar[str] = "rem"
 
     norm: float = LINF
     adversarial_norm: float = 0.0
@@ -193,6 +203,8 @@ class REMConfig:
 class TAPConfig:
     """TAP as in REM's code, which made the paper's: 250 steps of 0.064/255 towards the next class, on random views."""
 
+    kind: ClassVar[str] = "tap"
+
     norm: float = LINF
     steps: int = 250
     step: float = 0.0
@@ -218,6 +230,8 @@ class SEPConfig:
     ``inner_steps`` small steps. ``class_means`` "last" is "fa-vr" as published: inner steps take the class means of
     the last checkpoint, whichever checkpoint they use. The training is 120 epochs of CIFAR-10.
     """
+
+    kind: ClassVar[str] = "sep"
 
     norm: float = LINF
     variant: SEPVariant = "fa-vr"
@@ -264,6 +278,8 @@ class NTGAConfig:
     Noise is made for blocks of ``block_rows`` rows against ``validation_rows`` held-out rows. ``update`` "one-step" is
     what the published code does: each of its iterations starts again from the clean image, with a step of full size.
     """
+
+    kind: ClassVar[str] = "ntga"
 
     norm: float = LINF
     net: NTGANet = "erf"

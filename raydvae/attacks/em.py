@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,8 @@ BATCH = 128
 @dataclass(frozen=True, slots=True)
 class EMTask(SurrogateTask):
     """Train the surrogate together with the noise."""
+
+    kind: ClassVar[str] = "em"
 
     config: EMConfig
 

@@ -147,7 +147,7 @@ def poison(
     """
     chosen = rows_of(data, classes) if 0 < ratio < 1 else ()
     selection = select(chosen, ratio, recipe.config.seed, stratified)
-    about = {"attack": type(recipe.config).__name__, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
+    about = {"attack": recipe.config.kind, "ratio": ratio, "stratified": stratified, **asdict(recipe.config)}
     with held(run, watch or Silent(), "poison", data) as (run, watch):
         recipe = replace(recipe, store=run.home)
         run.open("poison", about, data, {"classes": classes.to_dict()})

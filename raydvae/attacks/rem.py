@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ from raydvae.attacks.transforms import Draws, RowDraws, SliceDraws, View, draw_v
 @dataclass(frozen=True, slots=True)
 class REMTask(SurrogateTask):
     """Train the surrogate adversarially, together with the noise."""
+
+    kind: ClassVar[str] = "rem"
 
     config: REMConfig
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,8 @@ def build_surrogate(config: SurrogateConfig, num_classes: int) -> nn.Module:
 @dataclass(frozen=True, slots=True)
 class SurrogateTask:
     """Train a surrogate on clean images, for TAP and SEP; for other attacks, subclasses put noise into its inputs."""
+
+    kind: ClassVar[str] = "surrogate"
 
     config: TAPConfig | SEPConfig | EMConfig | REMConfig
     num_classes: int

@@ -43,10 +43,17 @@ def claim(text: bytes | None, rows: int) -> tuple[Segment, ...] | None:
     except (ValueError, TypeError, RecursionError):
         return None
     sound = all(
-        isinstance(file, str) and type(start) is int and type(stop) is int and 0 <= start < stop < MAX_ROW
+        _is_name(file) and type(start) is int and type(stop) is int and 0 <= start < stop < MAX_ROW
         for file, start, stop in segments
     )
     return segments if sound and sum(stop - start for _, start, stop in segments) == rows else None
+
+
+def _is_name(file: object) -> bool:
+    try:
+        return isinstance(file, str) and bool(file.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def settle(files: Sequence[SourceFile], uri: str) -> tuple[SourceFile, ...]:

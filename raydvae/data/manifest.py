@@ -34,7 +34,8 @@ from raydvae.data.store import TEMPORARY, Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1: rows and units were called otherwise, and what was done by the names of classes
 RUN = {
     "kind": str,
     "config": {},
@@ -106,9 +107,16 @@ class Run:
         for source in sources:
             check_apart(self.store, source)
         if self.exists():
-            found = self.read()["kind"]
-            if found != kind:
-                raise ConfigError(f"{self.store.uri} holds a {found} run, not a {kind} run; give another folder.")
+            known = self.read()
+            if known["kind"] != kind:
+                raise ConfigError(
+                    f"{self.store.uri} holds a {known['kind']} run, not a {kind} run; give another folder."
+                )
+            if known["format"] != FORMAT:
+                raise ConfigError(
+                    f"{self.store.uri} was begun by an older version, which called rows and units otherwise (format "
+                    f"{known['format']}, now {FORMAT}). End it with that version, or begin anew in another folder."
+                )
             return
         strangers = [
             name for name in self.store.list() if name.endswith(".parquet") and not name.startswith(f"{HOME}/")
@@ -133,9 +141,9 @@ class Run:
                 f"{self.home.uri}/run.json is damaged or not ours: it says nothing of a run. Put it back from a copy, "
                 "or give another folder."
             )
-        if known["format"] != FORMAT:
+        if known["format"] not in READABLE:
             raise ConfigError(
-                f"{self.store.uri} was written in format {known['format']}, this version reads {FORMAT}; "
+                f"{self.store.uri} was written in format {known['format']}, this version reads up to {FORMAT}; "
                 "use the version that wrote it."
             )
         check_shape(known, RUN, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")

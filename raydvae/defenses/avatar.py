@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,8 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # x_t (B, 3, H, W) and t (B,) to t
 @dataclass(frozen=True, slots=True)
 class ScoreTask:
     """Train the noise predictor on all of the diffusion's steps alike, with the plain squared error."""
+
+    kind: ClassVar[str] = "score"
 
     width: int
 

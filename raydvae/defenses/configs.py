@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from raydvae.errors import ConfigError
 
@@ -15,6 +16,8 @@ from raydvae.errors import ConfigError
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BDRConfig:
     """Bit depth reduction to ``depth`` bits a channel (ISS; paper: 2)."""
+
+    kind: ClassVar[str] = "bdr"
 
     depth: int = 2
 
@@ -27,10 +30,14 @@ class BDRConfig:
 class GrayConfig:
     """Grayscale, in three equal channels (ISS); there is nothing to set."""
 
+    kind: ClassVar[str] = "gray"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JPEGConfig:
     """JPEG compression (ISS; paper: quality 10; its figure 2 tries 2, 5, 10, 30, 50, 70 and 90)."""
+
+    kind: ClassVar[str] = "jpeg"
 
     quality: int = 10
 
@@ -47,6 +54,8 @@ class GaussianConfig:
     0.8, which torchvision's rule gives for that window.
     """
 
+    kind: ClassVar[str] = "gaussian"
+
     kernel: int = 3
     sigma: float = 0.8
 
@@ -59,6 +68,8 @@ class GaussianConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MedianConfig:
     """Median of a window of ``kernel`` pixels, for each channel by itself (code of ISS: 3)."""
+
+    kind: ClassVar[str] = "median"
 
     kernel: int = 3
 
@@ -73,6 +84,8 @@ class LFUConfig:
     Plain gradient steps of ``lr`` over ``epochs`` epochs, in batches of ``batch_size`` rows in the order of the data
     set; a tenth of the rate from half of the epochs on, a hundredth from three quarters on. ``seed`` draws the start.
     """
+
+    kind: ClassVar[str] = "lfu"
 
     epochs: int = 20
     batch_size: int = 1024
@@ -95,6 +108,8 @@ class VAEConfig:
     ``width`` is the channels of the first convolution, and ``batch`` the images of a step.
     """
 
+    kind: ClassVar[str] = "vae"
+
     kld: float = 1.0
     epochs: int = 60
     width: int = 64
@@ -108,6 +123,8 @@ class AEConfig:
 
     The paper sweeps ``width``, the channels of the first convolution from which all others follow, and names none.
     """
+
+    kind: ClassVar[str] = "ae"
 
     epochs: int = 60
     width: int = 64
@@ -123,6 +140,8 @@ class AvatarConfig:
     set ``train_on``. ``epochs``, ``width`` (channels at full size) and ``batch`` are of that training; the published
     model is larger and trained for thousands of epochs.
     """
+
+    kind: ClassVar[str] = "avatar"
 
     steps: int = 60
     model: str = ""

@@ -193,7 +193,7 @@ def defend(
     check(config, image_size, classes.count)
     if isinstance(config, ModelConfig) and not run.exists():
         check_source(config, data)
-    about = {"defense": type(config).__name__, "image_size": image_size, **asdict(config)}
+    about = {"defense": config.kind, "image_size": image_size, **asdict(config)}
     with held(run, watch or Silent(), "defend", data) as (run, watch):
         run.open("defend", about, data, {"classes": classes.to_dict()})
         work = DefendWork(run, data, classes, config, image_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,8 @@ Change = Callable[[Tensor, torch.Generator], Tensor]  # images (B, 3, H, W) in [
 @dataclass(frozen=True, slots=True)
 class AETask:
     """Train an autoencoder to give back what it is given."""
+
+    kind: ClassVar[str] = "ae"
 
     model: DVAEConfig
 

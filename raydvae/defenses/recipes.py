@@ -7,6 +7,7 @@ after being killed. Everything else (optimizer, schedule, crops and flips) is th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,8 @@ from raydvae.training.tasks import ClassifierTask, common
 class CutoutTask(ClassifierTask):
     """Black out a square of half of the image's side: the published 16 of 32 pixels."""
 
+    kind: ClassVar[str] = "cutout"
+
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `ClassifierTask.examples`."""
         x = self.views(x, generator)
@@ -35,6 +38,8 @@ class CutoutTask(ClassifierTask):
 class MixupTask(ClassifierTask):
     """Mix images and labels."""
 
+    kind: ClassVar[str] = "mixup"
+
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `ClassifierTask.examples`."""
         return mixup(self.views(x, generator), _weights(y, self.num_classes, x), generator)
@@ -43,6 +48,8 @@ class MixupTask(ClassifierTask):
 @dataclass(frozen=True, slots=True)
 class CutMixTask(ClassifierTask):
     """Put boxes of other images into half of the slices."""
+
+    kind: ClassVar[str] = "cutmix"
 
     def examples(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `ClassifierTask.examples`."""
@@ -57,6 +64,8 @@ class AdversarialTask(ClassifierTask):
     Meanwhile batch normalization takes the batch's own statistics, as the training step does. The official code takes
     running ones, but those of the loop's replicas are the last batch's, and a step would depend on what ran before it.
     """
+
+    kind: ClassVar[str] = "at"
 
     norm: float = 8 / 255
     step: float = 1.6 / 255
@@ -76,6 +85,8 @@ class UEraserTask(ClassifierTask):
     After ``hard_epochs`` epochs there is one view only. Each view is a forward pass of its own, with the batch
     statistics of that view. ``accuracy`` is on the views that were learned from.
     """
+
+    kind: ClassVar[str] = "ueraser"
 
     hard_epochs: int = 50
     hard_views: int = 5

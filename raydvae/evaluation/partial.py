@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ FLAGS = "flags.parquet"
 @dataclass(frozen=True)
 class Detected(Step):
     """Which rows of a partly poisoned set each rule flags, and how right it is; `Mended` goes by that of ``config``."""
+
+    kind: ClassVar[str] = "detected"
 
     data: Poisoned
     config: DetectConfig
@@ -54,6 +56,8 @@ class Detected(Step):
 class Mended(Step):
     """A partly poisoned set whose flagged rows are purified (Tables 9 and 12)."""
 
+    kind: ClassVar[str] = "mended"
+
     data: Poisoned
     detected: Detected
     config: PurifyConfig
@@ -75,6 +79,8 @@ class Mended(Step):
 @dataclass(frozen=True)
 class Few(Step):
     """Of a data set that is split by a draw: the share that the attacker has poisoned, or the clean rest."""
+
+    kind: ClassVar[str] = "few"
 
     data: Step
     ratio: float
@@ -101,6 +107,8 @@ class Few(Step):
 class Grown(Step):
     """P1: the clean rest, poisoned by what the D-VAE has learned from the few poisoned rows (section 5.2)."""
 
+    kind: ClassVar[str] = "grown"
+
     few: Step
     rest: Step
     config: PurifyConfig
@@ -119,6 +127,8 @@ class Grown(Step):
 @dataclass(frozen=True)
 class Joined(Step):
     """The rows of several data sets as one."""
+
+    kind: ClassVar[str] = "joined"
 
     parts: tuple[Step, ...]
 

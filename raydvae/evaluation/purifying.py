@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from raydvae.config import PurifyConfig, Quantize, StageConfig
 from raydvae.data.store import Store
@@ -23,6 +23,8 @@ P1, P2 = "_raydvae/work/p1", "_raydvae/work/p2"
 @dataclass(frozen=True)
 class Model(Step):
     """A D-VAE, or the plain VAE, trained as stage ``name`` of a purification with that seed."""
+
+    kind: ClassVar[str] = "model"
 
     data: Step
     name: str
@@ -86,6 +88,8 @@ class Model(Step):
 class Subtracted(Step):
     """P1: x1 = x0 - p_hat(x0)."""
 
+    kind: ClassVar[str] = "subtracted"
+
     data: Step
     model: Model
 
@@ -104,6 +108,8 @@ class Subtracted(Step):
 class Purified(Step):
     """P3: x2 = x1 - p_hat(x1), then x3 = x_hat(x2); P2 is kept for ablation 4."""
 
+    kind: ClassVar[str] = "purified"
+
     data: Step
     model: Model
 
@@ -117,6 +123,8 @@ class Purified(Step):
 @dataclass(frozen=True)
 class Twice(Step):
     """P2: what a purification had before its last pass."""
+
+    kind: ClassVar[str] = "twice"
 
     purified: Purified
 
@@ -132,6 +140,8 @@ class Twice(Step):
 @dataclass(frozen=True)
 class Reconstructed(Step):
     """x_hat of the rows as they come, by one model."""
+
+    kind: ClassVar[str] = "reconstructed"
 
     data: Step
     model: Model
@@ -150,6 +160,8 @@ class Rebuilt(Step):
 
     Its result is Table 10: mean lengths of p and p_hat, and how far they are apart.
     """
+
+    kind: ClassVar[str] = "rebuilt"
 
     data: Step
     clean: Step

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from raydvae.attacks.registry import AttackConfig
-from raydvae.config import ClassifyConfig, to_dict
+from raydvae.config import ClassifyConfig, described
 from raydvae.data.store import Store
 from raydvae.defenses.configs import AvatarConfig, DefenseConfig
 
@@ -30,10 +30,7 @@ FAINT = "faint-digits"  # of scikit-learn: no files that could be read where the
 class Step:
     """One piece of work with a folder of its own. Fields that are steps are its inputs, all others its settings."""
 
-    @property
-    def kind(self) -> str:
-        """What is done, in a word."""
-        return type(self).__name__.lower()
+    kind: ClassVar[str]  # what is done, in a word: a part of the key
 
     @cached_property
     def inputs(self) -> tuple[Step, ...]:
@@ -51,7 +48,7 @@ class Step:
             if isinstance(value, Step) or (isinstance(value, tuple) and any(isinstance(v, Step) for v in value)):
                 continue
             plain = dataclasses.is_dataclass(value) and not isinstance(value, type)
-            out[field.name] = {"name": type(value).__name__} | to_dict(value) if plain else value
+            out[field.name] = described(value) if plain else value
         return out
 
     @cached_property
@@ -89,6 +86,8 @@ class Step:
 class Source(Step):
     """Rows of the data set that a table is made on: all of a split, or the first ``limit`` of each class, copied."""
 
+    kind: ClassVar[str] = "source"
+
     uri: str
     split: str
     limit: int = 0
@@ -125,6 +124,8 @@ class Source(Step):
 class Poisoned(Step):
     """P0: a share of the rows with an attack's noise."""
 
+    kind: ClassVar[str] = "poisoned"
+
     data: Step
     attack: AttackConfig
     ratio: float = 1.0
@@ -147,6 +148,8 @@ class Poisoned(Step):
 class Defended(Step):
     """A data set under a data transform."""
 
+    kind: ClassVar[str] = "defended"
+
     data: Step
     defense: DefenseConfig
 
@@ -158,6 +161,8 @@ class Defended(Step):
 @dataclass(frozen=True)
 class Diffusion(Step):
     """AVATAR's diffusion model, trained on clean rows."""
+
+    kind: ClassVar[str] = "diffusion"
 
     data: Step
     config: AvatarConfig
@@ -176,6 +181,8 @@ class Diffusion(Step):
 class Diffused(Step):
     """A data set that went through AVATAR."""
 
+    kind: ClassVar[str] = "diffused"
+
     data: Step
     diffusion: Diffusion
     steps: int
@@ -190,6 +197,8 @@ class Diffused(Step):
 @dataclass(frozen=True)
 class Classified(Step):
     """A classifier trained on one data set, and its accuracies on that and on clean test images."""
+
+    kind: ClassVar[str] = "classified"
 
     data: Step
     test: Step
@@ -224,6 +233,8 @@ class Classified(Step):
 class Scored(Step):
     """The accuracy of a trained classifier on one more data set."""
 
+    kind: ClassVar[str] = "scored"
+
     classifier: Classified
     data: Step
 
@@ -241,6 +252,8 @@ class Scored(Step):
 @dataclass(frozen=True)
 class Compared(Step):
     """The mean PSNR in dB of a data set's images against those that they were made from."""
+
+    kind: ClassVar[str] = "compared"
 
     before: Step
     after: Step

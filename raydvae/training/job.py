@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydvae.config import TrainConfig
+from raydvae.config import TrainConfig, described
 from raydvae.data.classes import Classes
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import check_rejected
@@ -83,7 +83,7 @@ class TrainJob:
     def about(self) -> dict[str, Any]:
         """What a saved state must have been trained with to be resumed."""
         return {
-            "task": repr(self.task),
+            "task": described(self.task),
             "train": dataclasses.asdict(self.config),
             "seed": self.seed,
             "data": [[f.name, f.fingerprint] for f in self.data.files],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ from raydvae.models.losses import Parts, measure, total
 @dataclass(frozen=True, slots=True)
 class VAETask:
     """Train a D-VAE (Eq. 14), or with ``disentangle`` off the plain rate-constrained VAE (Eq. 3)."""
+
+    kind: ClassVar[str] = "vae"
 
     model: DVAEConfig
     loss: RateLossConfig
@@ -41,6 +43,8 @@ class VAETask:
 @dataclass(frozen=True, slots=True)
 class ClassifierTask:
     """Train a classifier with cross-entropy on random crops and horizontal flips."""
+
+    kind: ClassVar[str] = "classifier"
 
     name: str
     num_classes: int

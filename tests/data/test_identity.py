@@ -134,7 +134,7 @@ def test_rows_swapped_in_a_file_written_just_as_ours_are_noticed(tmp_path: Path)
 @pytest.mark.parametrize(
     "claim",
     [b"", b"[]", b"{", b"7", b'[["a.parquet", 0, 3]]', b'[["a", -1, 59]]', b'[["a", 0.0, 60.0]]', b'[[7, 0, 60]]',
-     b'[["a", 0, 120], ["b", 60, 0]]', b'[["a", true, 61]]', b"[" * 100_000, b'{"a": [0, 60]}'],
+     b'[["a", 0, 120], ["b", 60, 0]]', b'[["a", true, 61]]', b'[["\\ud800", 0, 60]]', b'[["", 0, 60]]', b"[" * 100_000, b'{"a": [0, 60]}'],
 )  # fmt: skip
 def test_a_claim_that_cannot_be_is_none(claim: bytes, tmp_path: Path) -> None:
     table = ROWS.replace_schema_metadata({b"raydvae.origin": claim})

@@ -184,7 +184,7 @@ def test_no_run_and_a_run_of_another_format(run: Run) -> None:
     with pytest.raises(DataError, match="is not the folder of a raydvae run"):
         run.read()
     run.home.write_json("run.json", {"format": 99})
-    with pytest.raises(ConfigError, match="written in format 99, this version reads 1"):
+    with pytest.raises(ConfigError, match="written in format 99, this version reads up to 2"):
         run.read()
 
 
