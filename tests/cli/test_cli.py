@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -57,6 +58,7 @@ FLAGS = {
     "import-poison": "--clean --json --storage-option --verify-files",
     "export-poison": "--clean --format --json --storage-option",
     "report": "--json --source --storage-option",
+    "table": "--address --columns --data --json --out --rows --scale --seeds --storage-option --wait --workers",
 }
 
 
@@ -230,8 +232,10 @@ def test_a_reader_that_leaves_gets_no_traceback_and_no_success(
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_import_poison_and_inspect_tell_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clean, poisoned = tmp_path / "clean", tmp_path / "poisoned"
+def test_import_poison_and_inspect_tell_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    clean, poisoned, again = tmp_path / "clean", tmp_path / "poisoned", tmp_path / "again"
     args = (
         "digits",
         clean,
@@ -251,7 +255,19 @@ def test_import_poison_and_inspect_tell_json(tmp_path: Path, capsys: pytest.Capt
     about = json.loads(out.splitlines()[-1])
     assert (about["rows"], about["shards"], about["classes"], about["image_sizes"]) == (40, 3, 10, {"32x32": 15})
     assert set(about["rows_per_class"].values()) == {4}
-    assert not poisoned.exists()
+    code, out, _ = cli(capsys, "poison", "lsp", clean, poisoned, "--json")
+    assert code == 0
+    made = json.loads(out.splitlines()[-1])
+    assert (made["rows_in"], made["rows_poisoned"]) == (40, 40)
+    release = tmp_path / "release.pt"
+    assert cli(capsys, "export-poison", poisoned, release, "--clean", clean)[0] == 0
+    code, out, _ = cli(capsys, "import-poison", release, again, "--clean", clean, "--json")
+    assert code == 0
+    assert json.loads(out.splitlines()[-1])["rows_poisoned"] == 40
+    before, after = (pads.dataset(str(folder), exclude_invalid_files=True).to_table() for folder in (poisoned, again))
+    assert before["image"].to_pylist() == after["image"].to_pylist()
+    code, out, _ = cli(capsys, "inspect", "--poison", again, "--clean", clean, "--json")
+    assert (code, json.loads(out.splitlines()[-1])["rows_poisoned"]) == (0, 40)
 
 
 def test_a_divided_folder_is_told_alike_by_all(

@@ -20,6 +20,7 @@ from raydvae.data.units import Unit
 from raydvae.engine import InProcess, Record, UnitWork
 from raydvae.errors import ConfigError, DataError
 from raydvae.purify.algorithm import Summary, purify
+from raydvae.training.checkpoint import load_state
 from raydvae.training.job import Progress, TrainJob
 from tests.conftest import small_config
 
@@ -182,10 +183,19 @@ def test_training_settings_reach_the_training(digits_data: Dataset, tmp_path: Pa
     train = dataclasses.replace(config.stage1.train, batch_size=90)
     config = dataclasses.replace(config, stage1=dataclasses.replace(config.stage1, train=train))
     assert isinstance(train, TrainConfig)
-    run(digits_data, tmp_path, config)
-    known = json.loads((tmp_path / "_raydvae/run.json").read_text())
-    assert known["config"]["stage1"]["train"]["batch_size"] == 90
-    assert known["config"]["stage1"]["train"]["slices"] == 4
+    steps: list[int] = []
+
+    class Counts(InProcess):
+        def train(self, job: TrainJob, progress: Progress | None = None) -> None:
+            def count(metrics: dict[str, float]) -> None:
+                state, _ = load_state(job.store, job.about)
+                assert state is not None
+                steps.append(int(state.optimizer["0.step"]))
+
+            super().train(job, count)
+
+    run(digits_data, tmp_path, config, Counts())
+    assert steps == [2, 4, 6, 12]  # epochs of stage 1 have 2 batches of 90 rows, those of stage 2 six of 32
 
 
 def test_a_run_that_is_not_finished_has_a_report_too(digits_data: Dataset, tmp_path: Path) -> None:
