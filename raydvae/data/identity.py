@@ -20,6 +20,7 @@ from typing import Any
 
 from raydvae.data.footers import Segment, SourceFile, samples
 from raydvae.data.partitions import without_keys
+from raydvae.errors import shown
 
 MAX_ROW = 2**53
 BODY = b"raydvae.body"
@@ -67,10 +68,7 @@ def settle(files: Sequence[SourceFile], uri: str) -> tuple[SourceFile, ...]:
         known = [_disown(file) if file.name in doubled else file for file in known]
     lost = [file.name for file, now in zip(files, known, strict=True) if file.claimed and not now.claimed]
     if lost:
-        tell(
-            f"{_some(lost)} of {uri} hold rows that other files there hold too. They go by new ids, which flags and "
-            "poisons made before do not know."
-        )
+        tell(f"{_new_ids(lost, uri)}: other files there hold the same rows.")
     return _named(known)
 
 
@@ -83,10 +81,7 @@ def tell(sentence: str) -> None:
 def tell_rewritten(names: Sequence[str], uri: str) -> None:
     """Say that files were written again by others, if there are any."""
     if names:
-        tell(
-            f"{_some(names)} of {uri} were made by raydvae and then written again by another program (or by an older "
-            "version): their rows go by new ids, which flags and poisons made before do not know."
-        )
+        tell(f"{_new_ids(names, uri)}: another program, or an older version of raydvae, wrote what raydvae had made.")
 
 
 class _Taken:
@@ -147,5 +142,7 @@ def _salted(fingerprint: str, salt: str) -> str:
     return hashlib.sha256(f"{fingerprint} {salt}".encode()).hexdigest()[:32]
 
 
-def _some(names: Sequence[str]) -> str:
-    return f"{len(names)} files ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+def _new_ids(names: Sequence[str], uri: str) -> str:
+    some = shown(", ".join(names[:3])) + (", …" if len(names) > 3 else "")
+    files = "1 file" if len(names) == 1 else f"{len(names)} files"
+    return f"Rows of {files} of {uri} ({some}) go by new ids, which flags and poisons made before do not know"
