@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,28 @@ CASES: dict[str, tuple[Array, pa.Array, dict[bytes, bytes] | None]] = {
     "tensor with names": (IMAGES, tensor(PLANES, dim_names=["C", "H", "W"]), None),
     "tensor turned": (IMAGES, tensor(np.ascontiguousarray(IMAGES.transpose(0, 2, 1, 3)), permutation=[1, 0, 2]), None),
 }
+
+
+@pytest.fixture(autouse=True)
+def without_ray_s_types() -> Iterator[None]:
+    """A process in which Ray is not loaded, though other tests may have loaded it."""
+    names = ("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2", "ray.data.arrow_variable_shaped_tensor")
+    known = []
+    for name in names:
+        with contextlib.suppress(pa.ArrowKeyError):
+            pa.unregister_extension_type(name)
+            known.append(name)
+    yield
+    if known:
+        from ray.data._internal.tensor_extensions import arrow
+
+        kinds = (arrow.ArrowTensorType, arrow.ArrowTensorTypeV2)
+        for kind in (
+            kinds[0]((0,), pa.int64()),
+            kinds[1]((0,), pa.int64()),
+            arrow.ArrowVariableShapedTensorType(pa.int64(), 0),
+        ):
+            pa.register_extension_type(kind)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -54,7 +54,7 @@ def test_tune_finds_what_one_process_finds(digits_data: Dataset, tmp_path: Path,
         assert {p: p.stat().st_mtime_ns for p in before} == before, "a finished trial is not run again"
 
         broken = trials_in(tmp_path / "broken", digits_data)
-        Store(str(tmp_path / "broken/epochs-2/kld-1")).write("state.safetensors", b"nonsense")
+        Store(str(tmp_path / "broken/epochs-2/kld-1")).write("model.safetensors", b"nonsense")
         with pytest.raises(RaydvaeError, match="damaged"):
             runner.search(Bisect(window=WINDOW, trials=1), broken, Silent())
 
