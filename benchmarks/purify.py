@@ -27,7 +27,8 @@ from raydvae.data.dataset import open_dataset
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
-from raydvae.engine import available_cores, one_thread
+from raydvae.engine import one_thread
+from raydvae.machine import available_cores
 from raydvae.purify.algorithm import Summary
 from raydvae.purify.passes import Pass, ReconstructPass, SubtractPass
 from raydvae.training.job import pick_device

@@ -14,7 +14,7 @@ import statistics
 import torch
 
 from raydvae.config import DVAEConfig, RateLossConfig, TrainConfig
-from raydvae.engine import available_cores
+from raydvae.machine import available_cores
 from raydvae.training.feed import ImageSet
 from raydvae.training.loop import train
 from raydvae.training.tasks import VAETask

@@ -27,7 +27,7 @@ from purify import command, steps
 from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
-from raydvae.engine import available_cores
+from raydvae.machine import available_cores
 
 POLL = 0.05
 SHOWN = 12

@@ -34,7 +34,8 @@ from raydvae.config import DVAEConfig, PurifyConfig, RateLossConfig, TrainConfig
 from raydvae.data.rows import Rows
 from raydvae.data.store import Store
 from raydvae.data.units import Unit
-from raydvae.engine import available_cores, one_thread
+from raydvae.engine import one_thread
+from raydvae.machine import available_cores
 from raydvae.models.dvae import DVAE
 from raydvae.models.losses import measure, total
 from raydvae.purify.inference import Inference

@@ -44,7 +44,7 @@ from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.data.units import Unit
 from raydvae.distributed.engine import RayEngine
-from raydvae.engine import available_cores
+from raydvae.machine import available_cores
 from raydvae.models.dvae import DVAE
 from raydvae.purify.inference import load_dvae
 from raydvae.purify.passes import SubtractPass

@@ -6,7 +6,6 @@ the same bytes.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from raydvae.data.lease import Lease
 from raydvae.data.manifest import Run
 from raydvae.data.rows import Rows
 from raydvae.data.units import Unit
+from raydvae.machine import available_cores, available_memory
 from raydvae.training.job import Progress, TrainJob, pick_device, run_job
 
 Record = dict[str, Any]
@@ -286,11 +286,4 @@ def each(work: Callable[[T], V], parts: Iterable[T]) -> list[V]:
 
 def this_machine() -> Resources:
     """Return what this machine has for this process."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Resources(available_cores(), torch.cuda.device_count(), memory, "this machine")
-
-
-def available_cores() -> int:
-    """Return the cores that this process may run on."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return Resources(available_cores(), torch.cuda.device_count(), available_memory(), "this machine")

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from raydvae.data.units import Unit
-from raydvae.engine import InProcess, Record, Resources, UnitWork, available_cores, scan, this_machine
+from raydvae.engine import InProcess, Record, Resources, UnitWork, scan, this_machine
+from raydvae.machine import available_cores
 from raydvae.training.job import Progress, TrainJob, pick_device
 
 IO_CORES = 2  # logical cores of our own cluster for reading and committing beside the workers

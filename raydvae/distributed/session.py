@@ -20,8 +20,9 @@ import torch
 
 from raydvae import stopping
 from raydvae.distributed.engine import IO_CORES
-from raydvae.engine import Resources, available_cores
+from raydvae.engine import Resources
 from raydvae.errors import ConfigError, Interrupted, RaydvaeError
+from raydvae.machine import available_cores
 
 POLL = 2.0  # seconds between looks at a cluster that is to grow
 LONGEST_FOLDER = 24  # characters: a socket's whole path has at most 107, of which Ray and we take 83

@@ -23,8 +23,9 @@ from raydvae.data.damage import mend, mending, open_committed
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
-from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, available_cores, held
+from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
 from raydvae.errors import ConfigError, RaydvaeError
+from raydvae.machine import available_cores
 from raydvae.purify.algorithm import P1, trained, training
 from raydvae.purify.passes import SubtractPass
 from raydvae.training.checkpoint import METRICS, MODEL

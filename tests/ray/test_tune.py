@@ -16,8 +16,9 @@ from raydvae.data.classes import find_classes
 from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
-from raydvae.engine import InProcess, Silent, available_cores
+from raydvae.engine import InProcess, Silent
 from raydvae.errors import ConfigError, RaydvaeError
+from raydvae.machine import available_cores
 from raydvae.tuning.experiment import Here
 from raydvae.tuning.search import Bisect, build
 from raydvae.tuning.trial import Trials
