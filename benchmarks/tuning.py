@@ -34,7 +34,8 @@ from raydvae.data.store import Store
 from raydvae.distributed.engine import RayEngine
 from raydvae.engine import Engine, InProcess, Silent
 from raydvae.tuning.experiment import Here, Runner, TuneConfig, Tuned, stage_input, trials_of, tune
-from raydvae.tuning.search import LIMITS, Search, build, monotone, solve
+from raydvae.tuning.search import LIMITS, Search, monotone, solve
+from raydvae.tuning.strategies import build
 
 GRIDS = (5, 9, 17, 33)  # each holds the targets of the one before
 

@@ -183,3 +183,13 @@ class Where:
 
         fewest, workers = worker_range(self.workers)
         return RayEngine(workers, self.address, fewest, self.wait)
+
+
+def trials_on(engine: Any, concurrency: int) -> Any:
+    """Return where trials run on Ray; None for one at a time in this process."""
+    if concurrency == 1 and engine.workers == 1 and engine.address is None:
+        return None
+    engine.connect()
+    from raydvae.distributed.tune import RayTrials
+
+    return RayTrials(engine, concurrency)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish, opened, say
+from raydvae.cli.common import Progress, Where, finish, opened, say, trials_on
 from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized, with_targets
 from raydvae.errors import ConfigError
 
@@ -201,7 +201,6 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
 
     What a purification that has begun was tuned to stays.
     """
-    from raydvae.cli.tune import trials_on
     from raydvae.data.manifest import Run
     from raydvae.tuning.experiment import RESULT, Here, TuneConfig, lend, tune
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from raydvae.cli.common import Progress, Where, finish, opened
+from raydvae.cli.common import Progress, Where, finish, opened, trials_on
 from raydvae.cli.purify import Purify
 from raydvae.config import ClassifierName, ClassifyConfig, PurifyConfig, sized
 from raydvae.errors import ConfigError
@@ -174,16 +174,6 @@ class Tune:
             stage1=_windowed(base.stage1, "--stage1-psnr", self.stage1_psnr),
             stage2=_windowed(base.stage2, "--stage2-psnr", self.stage2_psnr),
         )
-
-
-def trials_on(engine: Any, concurrency: int) -> Any:
-    """Return where trials run on Ray; None for one at a time in this process."""
-    if concurrency == 1 and engine.workers == 1 and engine.address is None:
-        return None
-    engine.connect()
-    from raydvae.distributed.tune import RayTrials
-
-    return RayTrials(engine, concurrency)
 
 
 def window(flag: str, text: str) -> tuple[float, float]:

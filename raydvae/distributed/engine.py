@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from raydvae.data.units import Unit
+from raydvae.distributed.environment import IO_CORES
 from raydvae.engine import InProcess, Record, Resources, UnitWork, scan, this_machine
 from raydvae.machine import available_cores
 from raydvae.training.job import Progress, TrainJob, pick_device
 
-IO_CORES = 2  # logical cores of our own cluster for reading and committing beside the workers
 FEW_UNITS = 4  # that one worker on this machine does itself
 
 

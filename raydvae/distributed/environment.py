@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 
+IO_CORES = 2  # logical cores of our own cluster for reading and committing beside the workers
 # No usage reports, no progress bars beside ours, none of the services that a small run does not need.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",

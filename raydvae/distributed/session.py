@@ -19,7 +19,7 @@ import ray.data
 import torch
 
 from raydvae import stopping
-from raydvae.distributed.engine import IO_CORES
+from raydvae.distributed.environment import IO_CORES
 from raydvae.engine import Resources
 from raydvae.errors import ConfigError, Interrupted, RaydvaeError
 from raydvae.machine import available_cores

@@ -19,13 +19,15 @@ import ray.tune
 import torch
 from ray.tune.search import Searcher
 
-from raydvae.distributed.engine import IO_CORES, RayEngine
+from raydvae.distributed.engine import RayEngine
+from raydvae.distributed.environment import IO_CORES
 from raydvae.distributed.train import train as train_on_workers
 from raydvae.engine import Watch
 from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.training.job import TrainJob, run_job
 from raydvae.tuning.experiment import replay
-from raydvae.tuning.search import Search, restore
+from raydvae.tuning.search import Search
+from raydvae.tuning.strategies import restore
 from raydvae.tuning.trial import Trials
 
 LEAST = 0.1  # cores of a trial that only waits for its own Train workers

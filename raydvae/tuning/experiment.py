@@ -33,18 +33,8 @@ from raydvae.training.feed import Cut
 from raydvae.training.job import TrainJob, pick_device, run_job
 from raydvae.training.loop import resolve_slices
 from raydvae.tuning.fidelity import bits_per_pixel, correction
-from raydvae.tuning.search import (
-    Bisect,
-    Search,
-    Strategy,
-    Window,
-    build,
-    check_window,
-    monotone,
-    predict,
-    significant,
-    solve,
-)
+from raydvae.tuning.search import Bisect, Search, Strategy, Window, check_window, monotone, predict, significant, solve
+from raydvae.tuning.strategies import build
 from raydvae.tuning.trial import Trials
 
 STAGES = ("stage1", "stage2")

@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -255,29 +255,6 @@ class Random(Search):
         done = sum(map(len, self.rounds))
         draws = [derive(self.seed, "kld target", n) / 2**63 for n in range(done, done + count)]
         return [low * (high / low) ** draw for draw in draws]
-
-
-def build(strategy: str, **settings: Any) -> Search:
-    """Return a new search; `ConfigError` for an unknown strategy, or for "optuna" where it is not installed."""
-    if strategy == "optuna":
-        from raydvae.tuning.optuna import OptunaSearch
-
-        return OptunaSearch(**settings)
-    kinds: dict[str, type[Search]] = {kind.name: kind for kind in (Bisect, Grid, Random)}
-    if strategy not in kinds:
-        raise ConfigError(f"There is no search {strategy!r}; choose one of {', '.join(get_args(Strategy))}.")
-    return kinds[strategy](**settings)
-
-
-def restore(state: dict[str, Any]) -> Search:
-    """Return the search that `Search.state` described."""
-    settings = {name: value for name, value in state.items() if name not in ("strategy", "rounds", "told")}
-    for name in ("window", "limits"):
-        settings[name] = tuple(settings[name])
-    search = build(state["strategy"], **settings)
-    search.rounds = [list(part) for part in state["rounds"]]
-    search.told = {kld: psnr for kld, psnr in state["told"]}
-    return search
 
 
 def check_window(window: Window) -> None:

@@ -20,7 +20,8 @@ from raydvae.engine import InProcess, Silent
 from raydvae.errors import ConfigError, RaydvaeError
 from raydvae.machine import available_cores
 from raydvae.tuning.experiment import Here
-from raydvae.tuning.search import Bisect, build
+from raydvae.tuning.search import Bisect
+from raydvae.tuning.strategies import build
 from raydvae.tuning.trial import Trials
 from tests.conftest import small_config
 

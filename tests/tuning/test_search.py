@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydvae.errors import ConfigError
-from raydvae.tuning.search import LIMITS, Bisect, Search, build, monotone, restore
+from raydvae.tuning.search import LIMITS, Bisect, Search, monotone
+from raydvae.tuning.strategies import build, restore
 
 MOST = 40  # trials that a search of a test may take: far more than it should
 
