@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 from raydvae.data.codecs import BadImage, decode, encode, fit, header, size_of
 from tests.data.helpers import as_bytes, plain, random_images
@@ -168,6 +168,48 @@ def test_orientation_is_applied(kind: str, orientation: int) -> None:
     assert np.array_equal(got, upright)
     assert size_of(data) == (got.shape[1], got.shape[0])
     assert not Image.open(io.BytesIO(encode(got))).getexif()
+
+
+EXIF6 = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+RAW = b"Raw profile type exif\0"
+HEX = b"\nexif\n%8d\n%s\n" % (len(EXIF6), EXIF6.hex().encode())
+XMP = b"XML:com.adobe.xmp\0"
+RDF = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+TURNED = {
+    "ImageMagick": chunk(b"zTXt", RAW + b"\0" + zlib.compress(HEX)),
+    "plain": chunk(b"tEXt", RAW + HEX),
+    "XMP": chunk(b"iTXt", XMP + b"\0\0\0\0" + RDF),
+    "packed XMP": chunk(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(RDF)),
+}
+
+
+@pytest.mark.parametrize("case", TURNED)
+def test_orientation_in_the_texts_of_a_png_is_applied(case: str) -> None:
+    data = with_chunk(TURNED[case])
+    with Image.open(io.BytesIO(data)) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(shown, np.rot90(IMAGE, -1))  # what Pillow's users see
+    assert np.array_equal(decode(data, LIMITS), shown)
+    assert size_of(data) == (shown.shape[1], shown.shape[0])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", RAW + b"\0" + zlib.compress(bytes(80 << 20))),
+        chunk(b"zTXt", RAW + b"\1" + zlib.compress(HEX)),
+        chunk(b"zTXt", RAW + b"\0no zlib"),
+        chunk(b"zTXt", RAW),
+        chunk(b"tEXt", RAW + b"nonsense"),
+        chunk(b"tEXt", RAW + HEX)[:-1] + b"?",
+        chunk(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(bytes(80 << 20))),
+        chunk(b"iTXt", XMP + b"\1"),
+        chunk(b"iTXt", XMP),
+    ],
+    ids=["bomb", "method", "no zlib", "empty", "nonsense", "checksum", "bomb of XMP", "cut XMP", "empty XMP"],
+)
+def test_damaged_texts_turn_nothing(extra: bytes) -> None:
+    assert np.array_equal(decode(with_chunk(extra), LIMITS), IMAGE)
 
 
 def test_an_unknown_orientation_turns_nothing() -> None:
