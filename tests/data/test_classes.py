@@ -167,6 +167,13 @@ def test_hidden_labels_beside_others_are_rejected_rows(tmp_path: Path) -> None:
     assert rows.reasons == ["label -1 is outside of the 2 classes"]
 
 
+def test_a_reason_shows_a_label_s_beginning(tmp_path: Path) -> None:
+    table = struct_table(PNGS[:2], ["a", "z" * 10**6]).replace_schema_metadata(huggingface_metadata(["a"]))
+    dataset = open_dataset(str(write(tmp_path, table)))
+    (reason,) = decode_unit(dataset, dataset.units()[0], 8).reasons
+    assert reason == f"label '{'z' * 99}… is outside of the 1 classes"
+
+
 def test_class_names_of_a_list_of_labels(tmp_path: Path) -> None:
     metadata = {
         b"huggingface": b'{"info": {"features": {"label": {"feature": {"names": ["a", "b"], "_type": "ClassLabel"}, '
