@@ -58,4 +58,4 @@ def add(table: pa.Table, name: str, fields: Iterable[pa.Field]) -> pa.Table:
 def without_keys(stem: str) -> str:
     """Return a name in which no folder tells a column: outputs hold those columns themselves."""
     *folders, last = stem.split("/")
-    return "/".join([*(folder.replace("=", "-", 1) for folder in folders), last])
+    return "/".join([*(folder.replace("=", "-") for folder in folders), last])

@@ -101,3 +101,14 @@ def test_what_is_no_whole_number_of_64_bits_is_a_text(tmp_path: Path, value: str
 def test_escapes_of_no_text_stay_apart(tmp_path: Path) -> None:
     dataset = open_dataset(hive(tmp_path, "label=caf%E9", "label=caf%E8", "label=caf%C3%A9"))
     assert find_classes(dataset).names == ("caf%E8", "caf%E9", "café")
+
+
+def test_outputs_of_values_with_an_equals_sign_tell_no_column(tmp_path: Path) -> None:
+    dataset = open_dataset(hive(tmp_path / "in", "label=a=b", "label=c", "label=d==e"))
+    run = Run(Store(str(tmp_path / "out")))
+    for unit in dataset.units():
+        rows = decode_unit(dataset, unit, 8)
+        run.commit("defend", dataset, rows, rows.images)
+    again = open_dataset(str(tmp_path / "out"))
+    assert again.schema.arrow.names == ["image", "label"]
+    assert find_classes(again).names == ("a=b", "c", "d==e")
