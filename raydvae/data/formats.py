@@ -167,6 +167,28 @@ def _profile(kind: bytes, body: bytes) -> bytes:
     return name if len(rest) < MAX_TEXT else b""
 
 
+def jpeg_segments(data: bytes, enough: int) -> int:
+    """Return how many segments, bytes of filling and stray bytes Pillow would step through before a JPEG's first scan.
+
+    Counts to about ``enough``.
+    """
+    at, count = 2, 0
+    while count <= enough:
+        start = data.find(b"\xff", at)
+        if start < 0:
+            return count + len(data) - at
+        marker = next((place for place in range(start, min(start + enough, len(data))) if data[place] != 255), -1)
+        if marker < 0:
+            return count + len(data) - at
+        count += marker - at
+        at = marker + 1
+        if data[marker] == 0xDA:
+            break
+        if data[marker] not in (0, 1) and not 0xD0 <= data[marker] <= 0xD9:  # all others tell their length
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return count
+
+
 def jpeg_scans(data: bytes, enough: int) -> int:
     """Return how many scans a JPEG has, counting to about ``enough``; an upper bound where markers are ambiguous."""
     if data.count(b"\xff\xda") <= enough:  # in entropy-coded data FF is followed by 00: only headers hold others
@@ -187,6 +209,11 @@ def jpeg_scans(data: bytes, enough: int) -> int:
             scans += marker == 0xDA
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return scans
+
+
+def is_packed_bmp(data: bytes) -> bool:
+    """Whether a BMP's pixels are stored as runs, which Pillow unpacks in Python."""
+    return data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

@@ -258,6 +258,28 @@ def bomb(side: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 26) + b"WEBPVP8L" + struct.pack("<IBI", 13, 0x2F, bits) + bytes(9)
 
 
+@pytest.mark.parametrize("stuff", [b"\xff\xfe\0\2", b"\xff", b"\0", b"\xff\xe1\0\x08Exif\0\0", b"\xff\xdd\0\4\0\0"])
+def test_what_lies_before_a_jpeg_s_pixels_is_bounded(stuff: bytes) -> None:
+    data = as_bytes(SMOOTH, "JPEG", icc_profile=bytes(200_000))
+    start, rest = data[:2] + b"\xff\xfe\0\2", data[2:]
+    assert np.array_equal(decode(start + stuff * 100 + rest, LIMITS), decode(data, LIMITS))
+    for some in (start + stuff * 150_000 + rest, start + stuff * 150_000):
+        with pytest.raises(BadImage, match="a JPEG of more than 100000 segments or stray bytes before its pixels"):
+            decode(some, LIMITS)
+
+
+def test_a_bmp_in_runs_is_bounded() -> None:
+    palette = b"".join(bytes((i, i, i, 0)) for i in range(256))
+
+    def packed(runs: bytes) -> bytes:
+        head = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 8, 1, len(runs), 0, 0, 256, 0)
+        return b"BM" + struct.pack("<III", 1078 + len(runs), 0, 1078) + head + palette + runs
+
+    assert decode(packed(b"\2\7\0\1"), LIMITS).tolist() == [[[7, 7, 7], [7, 7, 7]]]
+    with pytest.raises(BadImage, match="a BMP in runs of more than 8388608 bytes"):
+        decode(packed(b"\0\2\0\0" * (2 << 20)), LIMITS)
+
+
 def test_a_webp_is_refused_before_pillow_allocates_for_it() -> None:
     tracemalloc.start()
     with pytest.raises(BadImage, match="8000x8000 pixels announced by 34 bytes"):
