@@ -81,8 +81,8 @@ def open_imagefolder(source: str, options: Options | None) -> Source:
         folders = _layout(paths, flat=True)
         notes = [f"labels are taken from {few(labels.tables)}"]
         for path in paths:
-            text = labels.of.get("/".join(path))
-            items["/".join(path)] = "image that the table gives no label" if text is None else numbers[text]
+            name = "/".join(path)
+            items[name] = numbers.get(labels.of.get(name, ""), "image that the table gives no label")
         for table in labels.tables:
             del items[table]
     elif folders.classes:

@@ -81,18 +81,25 @@ def read_labels(store: Store, tables: Sequence[str], images: Sequence[str]) -> L
 
 
 def number(labels: Iterable[str]) -> dict[str, int] | None:
-    """Return each label as the number it is; ``None`` unless all are whole numbers of classes."""
+    """Return each label as the number it is; ``None`` unless all are whole numbers of classes.
+
+    Those that are NaN or negative, as labels that are missing or hidden, are left out beside others. Only -1 and 1 are
+    two classes called so.
+    """
     out: dict[str, int] = {}
-    for text in labels:
-        if text not in out:
-            try:
-                value = float(text)
-            except ValueError:
-                return None
-            if not (0 <= value < MAX_CLASSES and value == int(value)):
-                return None
+    missing: set[float] = set()
+    for text in set(labels):
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        if value < 0 or value != value:
+            missing.add(value)
+        elif value < MAX_CLASSES and value == int(value):
             out[text] = int(value)
-    return out
+        else:
+            return None
+    return out if out and not (missing == {-1} and set(out.values()) == {1}) else None
 
 
 def _rows(store: Store, table: str) -> Iterator[Mapping[str, Any]]:
@@ -121,6 +128,8 @@ def _path(value: Any) -> str:
 
 
 def _text(value: Any) -> str | None:
+    if isinstance(value, list | dict):
+        return None
     text = str(int(value)) if isinstance(value, bool) else str(value).strip() if value is not None else ""
     return text or None
 
