@@ -134,16 +134,25 @@ def pairs(
 def images_of(clean: Dataset, rows: Rows, classes: Classes, image_size: int) -> Array:
     """Return the images of ``clean`` (N, H, W, 3) uint8 that ``rows`` were made from, by row id.
 
-    Raises `DataError` when one of them is not there.
+    Raises `DataError` when one of them is not there, or has another label there: who shuffles or filters a data set
+    with another program may leave rows under the ids of others.
     """
-    wanted = set(rows.row_ids)
+    wanted = dict(zip(rows.row_ids, rows.labels.tolist(), strict=True))
     found: dict[str, Array] = {}
     # As whatever made the rows did: rows that it refused for their size are not wanted.
     resized = dataclasses.replace(clean, data=dataclasses.replace(clean.data, size_policy="resize"))
     for candidate in _sources(clean, rows.unit):
         there = decode_rows(resized, candidate, clean.read(candidate), classes, image_size)
-        found.update((i, image) for i, image in zip(there.row_ids, there.images, strict=True) if i in wanted)
-    missing = wanted - found.keys()
+        for row_id, image, label in zip(there.row_ids, there.images, there.labels.tolist(), strict=True):
+            if row_id in wanted:
+                if label != wanted[row_id]:
+                    raise DataError(
+                        f"The row {row_id} of {rows.unit.source} is of class {wanted[row_id]}, and of class {label} in "
+                        f"{clean.store.uri}: it is not the same row. Give the data set that it was made from, and the "
+                        "poisoned one as raydvae wrote it, not sorted or filtered since."
+                    )
+                found[row_id] = image
+    missing = wanted.keys() - found.keys()
     if missing:
         raise DataError(
             f"The row {min(missing)} of {rows.unit.source} is not in {clean.store.uri}; "

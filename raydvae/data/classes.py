@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from raydvae.data import labels
+from raydvae.data.columns import is_list
 from raydvae.data.dataset import Dataset
 from raydvae.errors import ConfigError, DataError
 
@@ -133,6 +134,11 @@ def _too_many(dataset: Dataset) -> DataError:
 def _checked(classes: Classes, dataset: Dataset, negative: bool = False) -> Classes:
     if classes.count < 1:
         why = "it has no rows" if not dataset.rows else "all are null"
+        if dataset.rows and is_list(dataset.schema.arrow.field(dataset.schema.label).type):
+            why = (
+                "all are null, or lists of none or several labels, and a row has one. Of one-hot lists write the place "
+                "of the 1, as by numpy.argmax"
+            )
         if negative:
             why = "all are negative, as -1 is where a test split hides them"
         raise DataError(f"Column {dataset.schema.label!r} of {dataset.store.uri} holds no usable label: {why}.")

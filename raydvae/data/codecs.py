@@ -12,12 +12,22 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from raydvae.config import DataConfig
-from raydvae.data.formats import READ, essential_png, format_of, jpeg_scans, name_of, webp_size
+from raydvae.data.formats import (
+    READ,
+    essential_png,
+    format_of,
+    is_packed_bmp,
+    jpeg_scans,
+    jpeg_segments,
+    name_of,
+    webp_size,
+)
 
 Array = npt.NDArray[np.uint8]
 MAX_SCANS = 100  # of a JPEG; encoders write up to some twenty
 SCAN_WORK = 16  # scans that an image of max_image_pixels may have; smaller ones may have more
-MAX_CHUNKS = 100_000  # of a PNG
+MAX_CHUNKS = 100_000  # of a PNG; and segments of a JPEG
+MAX_PACKED_BMP = 8 * 2**20  # bytes of one that is stored as runs
 FREE_PIXELS = 4 * 10**6  # above, an image has at least a byte for so many pixels: blank photographs do, bombs do not
 PIXELS_PER_BYTE = 50_000
 _TURNS = {
@@ -110,6 +120,10 @@ def _opened(data: bytes, limits: DataConfig | None) -> Iterator[Image.Image]:
         if essential is None:
             raise BadImage(f"a PNG of more than {MAX_CHUNKS} chunks")
         data = essential
+    if kind == "JPEG" and len(data) > MAX_CHUNKS and jpeg_segments(data, MAX_CHUNKS) > MAX_CHUNKS:
+        raise BadImage(f"a JPEG of more than {MAX_CHUNKS} segments or stray bytes before its pixels")
+    if kind == "BMP" and len(data) > MAX_PACKED_BMP and is_packed_bmp(data):
+        raise BadImage(f"a BMP in runs of more than {MAX_PACKED_BMP} bytes")
     announced = webp_size(data) if kind == "WEBP" else None
     if limits and announced:  # Pillow allocates for a WebP on opening it
         _check(*announced, kind, data, limits)

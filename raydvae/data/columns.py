@@ -23,6 +23,7 @@ from raydvae.data.codecs import Array, BadImage, encode
 Value = bytes | Array | BadImage
 NO_IMAGE = "no image (null)"
 NO_BYTES = "no image bytes"
+FROM_URL = str.maketrans("-_", "+/")  # the alphabet for addresses and names of files
 NO_FILE = "no image bytes, and its path is of no image file inside of the data set's folder"
 
 
@@ -109,13 +110,14 @@ class Base64:
 
 
 def from_base64(text: str) -> bytes | BadImage:
-    """Return the bytes of a text in base64, or of a data URI in base64."""
+    """Return the bytes of a text in base64, or of a data URI in base64: in either alphabet, padded or not."""
     if text[:5].lower() == "data:":
         head, _, text = text.partition(",")
         if not head.lower().endswith(";base64"):
             return BadImage("a data URI that is not in base64")
     try:
-        return base64.b64decode("".join(text.split()), validate=True) or BadImage(NO_BYTES)
+        text = "".join(text.split()).translate(FROM_URL).rstrip("=")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True) or BadImage(NO_BYTES)
     except (binascii.Error, ValueError):
         return BadImage("text that is not base64")
 

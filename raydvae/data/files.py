@@ -48,7 +48,9 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
     if not names and endings == PARQUET:
         names = _unnamed_parquet(store, visible)
     if not names:
-        state = f"holds no {endings[0]} files{_others(visible)}" if store.exists() else "does not exist"
+        veiled = [name for name in listed if name.lower().endswith(endings) and not name.startswith("_raydvae/")]
+        others = f" (but {few(veiled)}; names that begin with _ or . are left out)" if veiled else _others(visible)
+        state = f"holds no {endings[0]} files{others}" if store.exists() else "does not exist"
         hint = "; `raydvae import` makes one of other formats" if endings == PARQUET else ""
         raise DataError(f"{shown(uri)} {state}. Give a folder of {endings[0]} files{hint}.")
     return store, _checked(store, names)

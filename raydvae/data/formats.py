@@ -7,7 +7,10 @@ there already allocates (WebP), refuses what is harmless (PNG) or does not count
 from __future__ import annotations
 
 import struct
+import zlib
 
+PROFILES = (b"Raw profile type exif", b"XML:com.adobe.xmp")  # texts of a PNG that Pillow takes an orientation from
+MAX_TEXT = 2**20  # bytes
 READ = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "GIF": "GIF", "BMP": "BMP", "TIFF": "TIFF", "AVIF": "AVIF"}
 READ["JPEG2000"] = "JPEG 2000"
 
@@ -115,13 +118,12 @@ def _size(data: bytes) -> int:
 def essential_png(data: bytes, most: int) -> bytes | None:
     """Return a PNG without the chunks that say nothing of its pixels (text, time, profiles, animation).
 
-    So damage and bombs in those do no harm. The orientation (eXIf) stays where its checksum is right. Returns ``data``
-    itself where there is nothing to leave out or the chunks cannot be followed, and None where there are more than
-    ``most``.
+    So damage and bombs in those do no harm. What may tell the orientation (eXIf, and texts that hold EXIF or XMP)
+    stays where its checksum is right. Returns ``data`` itself where there is nothing to leave out or the chunks cannot
+    be followed, and None where there are more than ``most``.
     """
-    import zlib
-
     keep: list[bytes] = [data[:8]]
+    profiles: list[bytes] = []
     at, left_out, count = 8, False, 0
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -133,7 +135,10 @@ def essential_png(data: bytes, most: int) -> bytes | None:
             return None
         chunk = data[at:stop]
         good = kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf") or not kind[0] & 32
-        if kind in (b"tRNS", b"eXIf"):
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and (profile := _profile(kind, chunk[8:-4])) not in (b"", *profiles):
+            profiles.append(profile)
+            good = True
+        if good and kind in (b"tRNS", b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
             good = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
         if good:
             keep.append(chunk)
@@ -143,6 +148,45 @@ def essential_png(data: bytes, most: int) -> bytes | None:
         if kind == b"IEND":
             break
     return b"".join([*keep, data[at:]]) if left_out else data
+
+
+def _profile(kind: bytes, body: bytes) -> bytes:
+    """Return the name of a PNG's text that holds EXIF or XMP; nothing for others, and those too long for Pillow."""
+    name, _, rest = body.partition(b"\0")
+    if name not in PROFILES or (kind == b"zTXt" and rest[:1] != b"\0"):
+        return b""
+    packed = kind == b"zTXt" or (kind == b"iTXt" and rest[:1] != b"\0")
+    if packed:
+        stream = rest[1:] if kind == b"zTXt" else b"".join(rest[2:].split(b"\0", 2)[2:])
+        unpacking = zlib.decompressobj()
+        try:
+            unpacking.decompress(stream, MAX_TEXT)
+        except zlib.error:
+            return b""
+        return name if unpacking.eof else b""
+    return name if len(rest) < MAX_TEXT else b""
+
+
+def jpeg_segments(data: bytes, enough: int) -> int:
+    """Return how many segments, bytes of filling and stray bytes Pillow would step through before a JPEG's first scan.
+
+    Counts to about ``enough``.
+    """
+    at, count = 2, 0
+    while count <= enough:
+        start = data.find(b"\xff", at)
+        if start < 0:
+            return count + len(data) - at
+        marker = next((place for place in range(start, min(start + enough, len(data))) if data[place] != 255), -1)
+        if marker < 0:
+            return count + len(data) - at
+        count += marker - at
+        at = marker + 1
+        if data[marker] == 0xDA:
+            break
+        if data[marker] not in (0, 1) and not 0xD0 <= data[marker] <= 0xD9:  # all others tell their length
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    return count
 
 
 def jpeg_scans(data: bytes, enough: int) -> int:
@@ -165,6 +209,11 @@ def jpeg_scans(data: bytes, enough: int) -> int:
             scans += marker == 0xDA
             at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return scans
+
+
+def is_packed_bmp(data: bytes) -> bool:
+    """Whether a BMP's pixels are stored as runs, which Pillow unpacks in Python."""
+    return data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:

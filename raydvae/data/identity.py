@@ -24,6 +24,7 @@ from raydvae.errors import shown
 
 MAX_ROW = 2**53
 BODY = b"raydvae.body"
+LONGEST = 255 - len("-r0000000000.parquet")  # bytes of a file's name
 CONTINUED = re.compile(r"(.*)-r(\d{10})")  # what our own files are called: BASE-rFIRST_ROW
 log = logging.getLogger("raydvae.data")
 
@@ -122,7 +123,7 @@ def _named(files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
     for file in sorted(files, key=lambda file: (file.claimed, not file.name.endswith(".parquet"), file.name)):
         base, first = wanted = _wanted(file)
         if taken.meets(base, first, first + max(1, file.rows)):
-            base, first = file.name, 0
+            base, first = _short(file.name), 0
         while taken.meets(base, first, first + max(1, file.rows)):
             base += "~"
         taken.take(base, first, first + max(1, file.rows))
@@ -135,7 +136,16 @@ def _wanted(file: SourceFile) -> tuple[str, int]:
     stem, dot, ending = file.name.rpartition(".")
     stem = without_keys(stem if dot and ending.lower() in ("parquet", "pq") else file.name)
     found = CONTINUED.fullmatch(stem) if file.claimed else None
-    return (found[1], int(found[2])) if found else (stem, 0)
+    return (found[1], int(found[2])) if found else (_short(stem), 0)
+
+
+def _short(stem: str) -> str:
+    """Return a name to which a file system lets us append, where the last part is too long for that."""
+    folder, slash, last = stem.rpartition("/")
+    if len(last.encode()) <= LONGEST:
+        return stem
+    digest = hashlib.sha256(last.encode()).hexdigest()[:16]
+    return f"{folder}{slash}{last.encode()[: LONGEST - 20].decode(errors='ignore')}~{digest}"
 
 
 def _salted(fingerprint: str, salt: str) -> str:

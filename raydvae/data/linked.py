@@ -7,6 +7,7 @@ not into hidden places, and only to what is an image by its first bytes.
 from __future__ import annotations
 
 import posixpath
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -89,6 +90,8 @@ def _read(store: Store, source: str, path: str, most: int) -> bytes | None:
 
 def _names(store: Store, source: str, path: str) -> list[str]:
     """Return the names in ``store`` that ``path`` may mean, none of which leads out of it or to hidden files."""
+    if store.is_local and path.startswith("file:///"):
+        path = unquote(path.removeprefix("file://"))
     for root in (store.uri, store.root):
         if path.startswith(f"{root}/"):
             candidates = [path[len(root) + 1 :]]
@@ -96,7 +99,8 @@ def _names(store: Store, source: str, path: str) -> list[str]:
     else:
         if posixpath.isabs(path) or "://" in path:
             return []
-        candidates = [posixpath.join(posixpath.dirname(source), path), path]
+        ways = (path, path.replace("\\", "/"))  # written on Windows, perhaps
+        candidates = [name for way in ways for name in (posixpath.join(posixpath.dirname(source), way), way)]
     names = dict.fromkeys(posixpath.normpath(name) for name in candidates)
     return [name for name in names if all(_visible(part) for part in name.split("/"))]
 

@@ -29,7 +29,7 @@ from raydvae.data.identity import BODY, body_sum
 from raydvae.data.merging import revealed
 from raydvae.data.rows import Rows, build_table
 from raydvae.data.schema import ORIGIN
-from raydvae.data.shapes import COUNT, NUMBER, check_shape, mismatch, parse_json
+from raydvae.data.shapes import COUNT, NUMBER, WHOLE, check_shape, mismatch, parse_json
 from raydvae.data.store import TEMPORARY, Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError, StorageError
@@ -40,7 +40,7 @@ RUN = {
     "kind": str,
     "config": {},
     "source": {"uri": str, "files": [[(str, COUNT)]], "rows": COUNT, "units?": COUNT},
-    "classes?": {"count": COUNT, "names": (None, [str]), "ids?": (None, [int])},
+    "classes?": {"count": COUNT, "names": (None, [str]), "ids?": (None, [WHOLE])},
     "versions?": {"": (None, str)},
 }
 RECORD = {

@@ -11,7 +11,7 @@ import pyarrow.types as pt
 
 from raydvae.config import DataConfig
 from raydvae.data import partitions, recognizing
-from raydvae.data.columns import ImageColumn, Pixels
+from raydvae.data.columns import ImageColumn, Pixels, is_list
 from raydvae.data.footers import FOOTER_TAIL, Segment, SourceFile, fingerprint, read_footer
 from raydvae.data.identity import BODY, body_sum, claim, settle, tell_rewritten
 from raydvae.data.merging import merge, plain, same_names, storable
@@ -131,7 +131,8 @@ def _settled(store: Store, files: list[SourceFile], schema: pa.Schema, data: Dat
         field = field.with_type(recognizing.IMAGE)
     if not field.type.equals(schema.field(at).type):  # paths, and bytes of one length: see `recognizing.written_as`
         feature = {"_type": "Image"} if pt.is_struct(field.type) else {"dtype": "binary", "_type": "Value"}
-        schema = with_feature(schema, found.image, feature)
+        if not is_list(field.type):
+            schema = with_feature(schema, found.image, feature)
     return replace(found, arrow=schema.set(at, field), column=column)
 
 

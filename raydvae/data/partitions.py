@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
 import pyarrow as pa
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
+NUMBER = re.compile("0|-?[1-9][0-9]*")  # not 007, whose zeros would be lost
 Parts = dict[str, str | None]
 
 
@@ -17,7 +19,7 @@ def parts_of(name: str) -> Parts:
     for folder in name.split("/")[:-1]:
         key, sign, value = folder.partition("=")
         if sign and key:
-            found[unquote(key)] = None if value == NULL else unquote(value)
+            found[_text(key)] = None if value == NULL else _text(value)
     return found
 
 
@@ -32,8 +34,15 @@ def fields_of(names: Iterable[str]) -> list[pa.Field]:
 
 def _whole(texts: list[str | None]) -> bool:
     known = [text for text in texts if text is not None]
-    # Not "007": its zeros would be lost.
-    return bool(known) and all(text.lstrip("-").isdecimal() and str(int(text)) == text for text in known)
+    return bool(known) and all(NUMBER.fullmatch(text) and abs(int(text)) < 2**63 for text in known)
+
+
+def _text(escaped: str) -> str:
+    """Return what a part of a folder's name stands for: itself, where its escapes are of no text in UTF-8."""
+    try:
+        return unquote(escaped, errors="strict")
+    except UnicodeDecodeError:
+        return escaped
 
 
 def add(table: pa.Table, name: str, fields: Iterable[pa.Field]) -> pa.Table:
@@ -49,4 +58,4 @@ def add(table: pa.Table, name: str, fields: Iterable[pa.Field]) -> pa.Table:
 def without_keys(stem: str) -> str:
     """Return a name in which no folder tells a column: outputs hold those columns themselves."""
     *folders, last = stem.split("/")
-    return "/".join([*(folder.replace("=", "-", 1) for folder in folders), last])
+    return "/".join([*(folder.replace("=", "-") for folder in folders), last])

@@ -118,6 +118,11 @@ def written_as(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pt.is_dictionary(kind):
         return pa.dictionary(kind.index_type, written_as(kind.value_type), kind.ordered)
+    if is_list(kind) and not (held := written_as(kind.value_type)).equals(kind.value_type):
+        item = kind.value_field.with_type(held)
+        if pt.is_fixed_size_list(kind):
+            return pa.list_(item, kind.list_size)
+        return pa.large_list(item) if pt.is_large_list(kind) else pa.list_(item)
     if pt.is_struct(kind) and "bytes" in kind.names:
         return pa.struct([f.with_type(written_as(f.type)) if f.name == "bytes" else f for f in kind])
     return kind

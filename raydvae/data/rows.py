@@ -20,6 +20,8 @@ from raydvae.data.footers import Segment
 from raydvae.data.schema import ORIGIN, ImageSchema
 from raydvae.data.units import Unit
 
+MAX_LABEL = 100  # letters of a label in a reason
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -84,8 +86,9 @@ def decode_rows(
             continue
         try:
             if labels[position] < 0:
-                shown = labels_in.plain(table.column(schema.label)[position : position + 1])[0]
-                raise BadImage(f"label {shown!r} is outside of the {classes.count} classes")
+                label = repr(labels_in.plain(table.column(schema.label)[position : position + 1])[0])
+                short = label if len(label) <= MAX_LABEL else f"{label[:MAX_LABEL]}…"
+                raise BadImage(f"label {short} is outside of the {classes.count} classes")
             images.append(fit(schema.pixels(value, dataset.data, image_size), image_size, dataset.data))
             kept.append(position)
         except BadImage as error:

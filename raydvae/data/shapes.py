@@ -15,6 +15,7 @@ from typing import Any
 from raydvae.errors import DataError
 
 COUNT, NUMBER = int, float  # a whole number from 0 to 2^53; any number, or none that is finite
+WHOLE = "a whole number"  # from 0, of any size: labels may be ids of 64 bits and more
 Shape = Any
 
 
@@ -45,6 +46,8 @@ def mismatch(value: Any, shape: Shape, place: str = "") -> str:
         return "" if value is None else _wrong(value, "null", place)
     if shape is COUNT:
         return "" if type(value) is int and 0 <= value < 2**53 else _wrong(value, "a whole number", place)
+    if shape is WHOLE:
+        return "" if type(value) is int and value >= 0 else _wrong(value, "a whole number", place)
     if shape is NUMBER:
         sound = type(value) is float or (type(value) is int and abs(value) < 2**53)
         return "" if sound else _wrong(value, "a number", place)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from raydvae.data.codecs import Array
 from raydvae.data.failures import hide
+from raydvae.errors import safe_lines
 from raydvae.reports import figures
 from raydvae.reports.advice import judge
 from raydvae.reports.samples import Samples
@@ -93,6 +94,7 @@ def fill(template: str, **values: Any) -> str:
         loader=jinja2.PackageLoader("raydvae.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -100,6 +102,11 @@ def fill(template: str, **values: Any) -> str:
     page = environment.get_template(template).render(**values)
     # Names from a file system may hold bytes that are no text; they must not keep the page from being written.
     return page.encode("utf-8", "replace").decode()
+
+
+def _visible(value: Any) -> Any:
+    """Return text from outside with control characters and signs of direction as escapes; all else as it is."""
+    return safe_lines(value) if type(value) is str else value
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +16,10 @@ from raydvae.config import DataConfig
 from raydvae.data import classes as module
 from raydvae.data.classes import Classes, find_classes
 from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.manifest import RUN
 from raydvae.data.rows import build_table, reason_columns
 from raydvae.data.schema import huggingface_metadata
+from raydvae.data.shapes import mismatch
 from raydvae.errors import ConfigError, DataError
 from tests.data.helpers import as_bytes, decode_unit, random_images, struct_table, write
 
@@ -80,15 +84,20 @@ def test_booleans_are_two_classes(tmp_path: Path) -> None:
         ([1, 2, 2_000_000_000, None, -1], (1, 2, 2_000_000_000)),
         ([100.0, 200.0, 300.0], (100, 200, 300)),
         ([2**63 - 1, 0], (0, 2**63 - 1)),
+        (pa.array([2**64 - 1, 7], pa.uint64()), (7, 2**64 - 1)),
+        (pa.array([decimal.Decimal(10**60), decimal.Decimal(0)], pa.decimal256(76, 0)), (0, 10**60)),
     ],
 )
-def test_ids_far_apart_are_as_many_classes_as_ids(tmp_path: Path, labels: list[object], ids: tuple[int, ...]) -> None:
+def test_ids_far_apart_are_as_many_classes_as_ids(tmp_path: Path, labels: list[Any], ids: tuple[int, ...]) -> None:
     dataset = labeled(tmp_path, labels)
     classes = find_classes(dataset)
     assert classes == Classes(len(ids), tuple(map(str, ids)), text=False, ids=ids)
     rows = decode_unit(dataset, dataset.units()[0], 8)
-    assert rows.labels.tolist() == [ids.index(int(v)) for v in labels if v is not None and v >= 0]
-    assert Classes.from_dict(classes.to_dict(), dataset) == classes
+    values = labels.to_pylist() if isinstance(labels, pa.Array) else labels
+    assert rows.labels.tolist() == [ids.index(int(v)) for v in values if v is not None and v >= 0]
+    kept = json.loads(json.dumps(classes.to_dict()))
+    assert Classes.from_dict(kept, dataset) == classes
+    assert mismatch(kept, RUN["classes?"]) == ""  # else the same command would not go on
     if sum(label >= 10 for label in ids) * 2 > len(ids):
         assert find_classes(dataset, 10) == classes  # as many as a preset has, or more than there are
     assert find_classes(dataset, 1) == Classes(1, None, text=False)
@@ -131,12 +140,13 @@ def test_one_limit_for_all_labels(tmp_path: Path, labels: list[object], monkeypa
     [
         ([-1, 1, -1], "holds -1 and 1, and classes are numbered from 0: write 0 and 1"),
         ([-1, -1], "no usable label: all are negative, as -1 is where a test split hides them"),
-        ([None, float("nan")], "no usable label: all are null"),
+        ([None, float("nan")], r"no usable label: all are null\."),
+        ([[0, 1, 0], [1, 0, 0]], "all are null, or lists of none or several labels.*one-hot .*numpy.argmax"),
         ([0.0, 0.5], "holds 0.5, which is no class: .*Round it and cast it to int64"),
         ([0.0, float("inf")], "holds inf, which is no class"),
     ],
 )
-def test_numbers_that_are_no_labels_are_explained(tmp_path: Path, labels: list[object], words: str) -> None:
+def test_numbers_that_are_no_labels_are_explained(tmp_path: Path, labels: list[Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         find_classes(labeled(tmp_path, labels))
 
@@ -155,6 +165,13 @@ def test_hidden_labels_beside_others_are_rejected_rows(tmp_path: Path) -> None:
     rows = decode_unit(dataset, dataset.units()[0], 8)
     assert rows.labels.tolist() == [0, 1]
     assert rows.reasons == ["label -1 is outside of the 2 classes"]
+
+
+def test_a_reason_shows_a_label_s_beginning(tmp_path: Path) -> None:
+    table = struct_table(PNGS[:2], ["a", "z" * 10**6]).replace_schema_metadata(huggingface_metadata(["a"]))
+    dataset = open_dataset(str(write(tmp_path, table)))
+    (reason,) = decode_unit(dataset, dataset.units()[0], 8).reasons
+    assert reason == f"label '{'z' * 99}… is outside of the 1 classes"
 
 
 def test_class_names_of_a_list_of_labels(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 
 from raydvae.data.codecs import BadImage, decode, encode, fit, header, size_of
 from tests.data.helpers import as_bytes, plain, random_images
@@ -170,6 +170,48 @@ def test_orientation_is_applied(kind: str, orientation: int) -> None:
     assert not Image.open(io.BytesIO(encode(got))).getexif()
 
 
+EXIF6 = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+RAW = b"Raw profile type exif\0"
+HEX = b"\nexif\n%8d\n%s\n" % (len(EXIF6), EXIF6.hex().encode())
+XMP = b"XML:com.adobe.xmp\0"
+RDF = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+TURNED = {
+    "ImageMagick": chunk(b"zTXt", RAW + b"\0" + zlib.compress(HEX)),
+    "plain": chunk(b"tEXt", RAW + HEX),
+    "XMP": chunk(b"iTXt", XMP + b"\0\0\0\0" + RDF),
+    "packed XMP": chunk(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(RDF)),
+}
+
+
+@pytest.mark.parametrize("case", TURNED)
+def test_orientation_in_the_texts_of_a_png_is_applied(case: str) -> None:
+    data = with_chunk(TURNED[case])
+    with Image.open(io.BytesIO(data)) as image:
+        shown = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(shown, np.rot90(IMAGE, -1))  # what Pillow's users see
+    assert np.array_equal(decode(data, LIMITS), shown)
+    assert size_of(data) == (shown.shape[1], shown.shape[0])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", RAW + b"\0" + zlib.compress(bytes(80 << 20))),
+        chunk(b"zTXt", RAW + b"\1" + zlib.compress(HEX)),
+        chunk(b"zTXt", RAW + b"\0no zlib"),
+        chunk(b"zTXt", RAW),
+        chunk(b"tEXt", RAW + b"nonsense"),
+        chunk(b"tEXt", RAW + HEX)[:-1] + b"?",
+        chunk(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(bytes(80 << 20))),
+        chunk(b"iTXt", XMP + b"\1"),
+        chunk(b"iTXt", XMP),
+    ],
+    ids=["bomb", "method", "no zlib", "empty", "nonsense", "checksum", "bomb of XMP", "cut XMP", "empty XMP"],
+)
+def test_damaged_texts_turn_nothing(extra: bytes) -> None:
+    assert np.array_equal(decode(with_chunk(extra), LIMITS), IMAGE)
+
+
 def test_an_unknown_orientation_turns_nothing() -> None:
     exif = Image.Exif()
     exif[0x0112] = 99
@@ -214,6 +256,28 @@ def bomb(side: int) -> bytes:
     """The first 34 bytes of a lossless WebP of one color, with its lengths set right."""
     bits = (side - 1) | (side - 1) << 14
     return b"RIFF" + struct.pack("<I", 26) + b"WEBPVP8L" + struct.pack("<IBI", 13, 0x2F, bits) + bytes(9)
+
+
+@pytest.mark.parametrize("stuff", [b"\xff\xfe\0\2", b"\xff", b"\0", b"\xff\xe1\0\x08Exif\0\0", b"\xff\xdd\0\4\0\0"])
+def test_what_lies_before_a_jpeg_s_pixels_is_bounded(stuff: bytes) -> None:
+    data = as_bytes(SMOOTH, "JPEG", icc_profile=bytes(200_000))
+    start, rest = data[:2] + b"\xff\xfe\0\2", data[2:]
+    assert np.array_equal(decode(start + stuff * 100 + rest, LIMITS), decode(data, LIMITS))
+    for some in (start + stuff * 150_000 + rest, start + stuff * 150_000):
+        with pytest.raises(BadImage, match="a JPEG of more than 100000 segments or stray bytes before its pixels"):
+            decode(some, LIMITS)
+
+
+def test_a_bmp_in_runs_is_bounded() -> None:
+    palette = b"".join(bytes((i, i, i, 0)) for i in range(256))
+
+    def packed(runs: bytes) -> bytes:
+        head = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 8, 1, len(runs), 0, 0, 256, 0)
+        return b"BM" + struct.pack("<III", 1078 + len(runs), 0, 1078) + head + palette + runs
+
+    assert decode(packed(b"\2\7\0\1"), LIMITS).tolist() == [[[7, 7, 7], [7, 7, 7]]]
+    with pytest.raises(BadImage, match="a BMP in runs of more than 8388608 bytes"):
+        decode(packed(b"\0\2\0\0" * (2 << 20)), LIMITS)
 
 
 def test_a_webp_is_refused_before_pillow_allocates_for_it() -> None:

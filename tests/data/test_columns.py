@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +81,11 @@ CASES: dict[str, tuple[Array, pa.Array, dict[bytes, bytes] | None]] = {
     "base64": (IMAGES, pa.array(BASE64), None),
     "base64 in large text": (IMAGES, pa.array(BASE64, pa.large_string()), None),
     "base64 view": (IMAGES, pa.array(BASE64, pa.string_view()), None),
+    "base64 for addresses, unpadded": (
+        IMAGES,
+        pa.array([base64.urlsafe_b64encode(data).decode().rstrip("=") for data in PNGS]),
+        None,
+    ),
     "list of one text": (IMAGES, pa.array([[text] for text in BASE64]), None),
     "data URI": (IMAGES, pa.array([f"data:image/png;base64,{text}" for text in BASE64]), None),
     "list of one": (IMAGES, pa.array([[b] for b in PNGS]), None),
@@ -180,12 +185,17 @@ def opened(tmp_path: Path, column: pa.Array, limits: DataConfig | None = None) -
     return decode_unit(dataset, dataset.units()[0], SIZE, 1).rejected
 
 
-def test_bytes_of_one_length_are_read_and_written_as_bytes_of_any(tmp_path: Path) -> None:
-    column = pa.array([data.ljust(1000, b"\0") for data in PNGS], pa.binary(1000))
+@pytest.mark.parametrize("list_of", [None, lambda kind: pa.list_(kind), lambda kind: pa.list_(kind, 1), pa.large_list])
+def test_bytes_of_one_length_are_read_and_written_as_bytes_of_any(
+    tmp_path: Path, list_of: Callable[[pa.DataType], pa.DataType] | None
+) -> None:
+    blobs = [data.ljust(1000, b"\0") for data in PNGS]
+    column = pa.array([[b] for b in blobs], list_of(pa.binary(1000))) if list_of else pa.array(blobs, pa.binary(1000))
     dataset = open_dataset(str(write(tmp_path, pa.table({"image": column, "label": [0] * COUNT}))))
     rows = decode_unit(dataset, dataset.units()[0], SIZE)
     assert np.array_equal(rows.images, IMAGES)
-    assert build_table(dataset.schema, rows, rows.images).schema.field("image").type == pa.binary()
+    kind = build_table(dataset.schema, rows, rows.images).schema.field("image").type
+    assert kind == (list_of(pa.binary()) if list_of else pa.binary())
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,9 @@ def test_what_a_folder_holds_instead_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"none of it")
     with pytest.raises(DataError, match=r"holds no .parquet files \(but a.tar.zst, b\\x1b\[31m, c, …\)"):
         open_dataset(str(tmp_path))
+    write(tmp_path, TABLE, "_old/a.parquet")
+    with pytest.raises(DataError, match=r"\(but _old/a.parquet; names that begin with _ or \. are left out\)"):
+        open_dataset(str(tmp_path))
 
 
 def test_an_empty_file_is_named(tmp_path: Path) -> None:

@@ -159,6 +159,15 @@ def test_a_run_is_not_gone_on_with_where_a_new_file_changes_what_old_rows_are_ca
         runs.open("test", {}, open_dataset(str(out)), {}, may_grow=True)
 
 
+@pytest.mark.parametrize("stem", ["n" * 247, "\u00e9" * 123])
+def test_names_as_long_as_they_may_be_can_be_written_again(tmp_path: Path, stem: str) -> None:
+    source = write(tmp_path / "in", ROWS.slice(0, 30), f"{stem}.parquet")
+    write(tmp_path / "in", ROWS.slice(30), f"{stem[:-1]}x.parquet")
+    out = defended(defended(source, tmp_path / "out"), tmp_path / "again")
+    assert sorted(places(open_dataset(str(out)))) == list(range(60))
+    assert sorted(ids(open_dataset(str(out)))) == sorted(ids(open_dataset(str(source))))
+
+
 def test_rejected_rows_leave_gaps_in_the_ids(tmp_path: Path) -> None:
     images = [*PNGS[:3], b"no image", *PNGS[4:]]
     source = write(tmp_path / "in", struct_table(images, [0] * 60), "a.parquet")

@@ -65,6 +65,17 @@ def test_paths_from_the_files_own_folder_and_from_the_data_sets(tmp_path: Path) 
     assert np.array_equal(decode_unit(dataset, dataset.units()[0], 8).images, IMAGES)
 
 
+def test_addresses_of_files_and_paths_of_windows(tmp_path: Path) -> None:
+    place(tmp_path, "my images")
+    paths = [f"file://{tmp_path}/my%20images/0.png", "my images\\1.png", ".\\my images\\2.png", "my images/3.png"]
+    paths += ["..\\x.png", f"file://{tmp_path.parent}/x.png", f"file://{tmp_path}/%2e%2e/x.png", "file:///", "\\"]
+    (tmp_path.parent / "x.png").write_bytes(as_bytes(IMAGES[0]))
+    dataset = open_dataset(str(write(tmp_path, links(paths))))
+    rows = decode_unit(dataset, dataset.units()[0], 8)
+    assert np.array_equal(rows.images, IMAGES)
+    assert rows.reasons == [NO_FILE] * 5
+
+
 def test_a_bucket_has_them_too(tmp_path: Path) -> None:
     store = Store(f"memory://{tmp_path.name}")
     store.write("images/0.png", as_bytes(IMAGES[0]))

@@ -89,3 +89,26 @@ def test_what_folders_tell() -> None:
     assert parts_of("=1/a=/f.parquet") == {"a": ""}
     names = ["a=-1/b=2/f", "a=__HIVE_DEFAULT_PARTITION__/b=x/f"]
     assert fields_of(names) == [pa.field("a", pa.int64()), pa.field("b", pa.string())]
+
+
+@pytest.mark.parametrize("value", ["--5", "-", "-0", "5-", "\u0663", "1_0", "+1", str(2**63), "-" + "9" * 40])
+def test_what_is_no_whole_number_of_64_bits_is_a_text(tmp_path: Path, value: str) -> None:
+    dataset = open_dataset(hive(tmp_path, f"label={value}", "label=1"))
+    assert dataset.schema.arrow.field("label").type == pa.string()
+    assert find_classes(dataset).names == tuple(sorted([value, "1"]))
+
+
+def test_escapes_of_no_text_stay_apart(tmp_path: Path) -> None:
+    dataset = open_dataset(hive(tmp_path, "label=caf%E9", "label=caf%E8", "label=caf%C3%A9"))
+    assert find_classes(dataset).names == ("caf%E8", "caf%E9", "café")
+
+
+def test_outputs_of_values_with_an_equals_sign_tell_no_column(tmp_path: Path) -> None:
+    dataset = open_dataset(hive(tmp_path / "in", "label=a=b", "label=c", "label=d==e"))
+    run = Run(Store(str(tmp_path / "out")))
+    for unit in dataset.units():
+        rows = decode_unit(dataset, unit, 8)
+        run.commit("defend", dataset, rows, rows.images)
+    again = open_dataset(str(tmp_path / "out"))
+    assert again.schema.arrow.names == ["image", "label"]
+    assert find_classes(again).names == ("a=b", "c", "d==e")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raydvae.data.shapes import COUNT, NUMBER, check_shape, mismatch
+from raydvae.data.shapes import COUNT, NUMBER, WHOLE, check_shape, mismatch
 from raydvae.errors import DataError
 
 SHAPE = {
@@ -17,6 +17,7 @@ SHAPE = {
     "pair?": [str, COUNT],
     "seconds": {"": NUMBER},
     "any?": {},
+    "ids?": [WHOLE],
 }
 GOOD: dict[str, Any] = {"name": "a", "size": 3, "rows": [0, 1], "seconds": {"x": 0.5, "y": 2}}
 
@@ -30,6 +31,7 @@ def test_what_fits_passes() -> None:
         {"pair": ["a", 1]},
         {"other": [None]},
         {"rows": []},
+        {"ids": [0, 2**70]},
     ):
         assert mismatch(GOOD | more, SHAPE) == ""
 
@@ -52,6 +54,8 @@ def test_what_fits_passes() -> None:
         (GOOD | {"rows": [0, "1"]}, r"rows\[1\] is a text and not a whole number"),
         (GOOD | {"pair": ["a"]}, "pair has 1 entries and not 2"),
         (GOOD | {"pair": ["a", None]}, r"pair\[1\] is null and not a whole number"),
+        (GOOD | {"ids": [-1]}, r"ids\[0\] is -1 and not a whole number"),
+        (GOOD | {"ids": [True]}, r"ids\[0\] is true or false and not a whole number"),
         (GOOD | {"seconds": {"x": "1"}}, "seconds.x is a text and not a number"),
     ],
 )

@@ -206,7 +206,16 @@ def test_key_in_an_address_is_not_shown() -> None:
 
 def test_text_that_is_no_unicode() -> None:
     page = render(make(rejected=[("bad", 5, "file\udcff.parquet#1")]))
-    assert "file?.parquet#1" in page and page.encode()
+    assert r"file\xff.parquet#1" in page and page.encode()
+
+
+def test_signs_that_rule_a_terminal_or_the_direction_are_escapes() -> None:
+    name = "x\x1b[31m\u202e\u2066\x00y"
+    run = make().run | {"classes": {"count": 3, "names": [name, "b", "c"]}}
+    run["source"] = {"uri": name, "files": [[name, 1, 1, name]], "rows": 1}
+    page = render(make(title=name, run=run, rejected=[(name, 5, name)], p_norms={name: (1.0, 0.1, 1)}))
+    assert not {"\x1b", "\u202e", "\u2066", "\x00"} & set(page)
+    assert page.count(r"x\x1b[31m\u202e\u2066\x00y") >= 6
 
 
 def test_least() -> None:

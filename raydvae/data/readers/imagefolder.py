@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,13 +81,13 @@ def open_imagefolder(source: str, options: Options | None) -> Source:
         folders = _layout(paths, flat=True)
         notes = [f"labels are taken from {few(labels.tables)}"]
         for path in paths:
-            text = labels.of.get("/".join(path))
-            items["/".join(path)] = "image that the table gives no label" if text is None else numbers[text]
+            name = "/".join(path)
+            items[name] = numbers.get(labels.of.get(name, ""), "image that the table gives no label")
         for table in labels.tables:
             del items[table]
     elif folders.classes:
-        names, numbers = tuple(map(stored, folders.classes)), {name: at for at, name in enumerate(folders.classes)}
-        notes = _doubts(folders, paths)
+        names, numbers, same = _named(folders.classes)
+        notes = [*_doubts(folders, paths), *same]
         for path in paths:
             inside = path[len(folders.top(path) or ()) :]
             items["/".join(path)] = numbers[inside[0]] if len(inside) > 1 and inside[0] in numbers else OUTSIDE
@@ -206,6 +207,21 @@ def _labels(store: Store, folders: _Layout, images: Sequence[Path], tables: Sequ
             "table file_name (paths from its folder) and label, or put the images into one folder a class."
         )
     return None
+
+
+def _named(folders: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int], list[str]]:
+    """Return the names of the classes, the class of each folder, and what to say of folders that look the same.
+
+    Letters with accents are written in two ways, and a Mac's archive beside another's has both: those are one class.
+    """
+    alike: dict[str, list[str]] = {}
+    for folder in folders:
+        alike.setdefault(unicodedata.normalize("NFC", folder), []).append(folder)
+    groups = sorted(([name] if len(group) > 1 else group, group) for name, group in alike.items())
+    names = tuple(stored(shared[0]) for shared, _ in groups)
+    doubled = [shared[0] for shared, group in groups if len(group) > 1]
+    notes = [f"folders that differ only in how accents are stored are one class: {few(doubled)}"] if doubled else []
+    return names, {folder: at for at, (_, group) in enumerate(groups) for folder in group}, notes
 
 
 def _numbered(labels: Labels) -> tuple[tuple[str, ...] | None, dict[str, int]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,10 +55,11 @@ def read_labels(store: Store, tables: Sequence[str], images: Sequence[str]) -> L
             has = few(rows[0] if rows else (), 8) or "no rows"
             found.problems.append(f"{where} has no columns file_name and label (it has {has})")
             continue
-        places = _places(posixpath.dirname(table), images)
+        places = _places(table, images)
         named = 0
         for row in rows:
-            image = places.get(_path(row.get(file)))
+            path = _path(row.get(file))
+            image = places.get(path) or places.get(unicodedata.normalize("NFC", path))
             text = _text(row.get(label))
             if image is None or text is None:
                 lacks = "image" if image is None else "label"
@@ -78,18 +81,25 @@ def read_labels(store: Store, tables: Sequence[str], images: Sequence[str]) -> L
 
 
 def number(labels: Iterable[str]) -> dict[str, int] | None:
-    """Return each label as the number it is; ``None`` unless all are whole numbers of classes."""
+    """Return each label as the number it is; ``None`` unless all are whole numbers of classes.
+
+    Those that are NaN or negative, as labels that are missing or hidden, are left out beside others. Only -1 and 1 are
+    two classes called so.
+    """
     out: dict[str, int] = {}
-    for text in labels:
-        if text not in out:
-            try:
-                value = float(text)
-            except ValueError:
-                return None
-            if not (0 <= value < MAX_CLASSES and value == int(value)):
-                return None
+    missing: set[float] = set()
+    for text in set(labels):
+        try:
+            value = float(text)
+        except ValueError:
+            return None
+        if value < 0 or value != value:
+            missing.add(value)
+        elif value < MAX_CLASSES and value == int(value):
             out[text] = int(value)
-    return out
+        else:
+            return None
+    return out if out and not (missing == {-1} and set(out.values()) == {1}) else None
 
 
 def _rows(store: Store, table: str) -> Iterator[Mapping[str, Any]]:
@@ -118,20 +128,37 @@ def _path(value: Any) -> str:
 
 
 def _text(value: Any) -> str | None:
+    if isinstance(value, list | dict):
+        return None
     text = str(int(value)) if isinstance(value, bool) else str(value).strip() if value is not None else ""
     return text or None
 
 
-def _places(folder: str, images: Sequence[str]) -> dict[str, str]:
-    """Return the images below ``folder`` by what a table may call them: path, name, name without its ending."""
+def _places(table: str, images: Sequence[str]) -> dict[str, str]:
+    """Return the images below a table by what it may call them: path, name, name without its ending.
+
+    Of images of one name those count that lie in a folder called as the table is: in train/ for train.csv.
+    """
+    folder, name = posixpath.split(table)
     below = [image for image in images if not folder or image.startswith(f"{folder}/")]
+    ours = [image for image in below if _word(name) in map(_word, image[len(folder) :].split("/")[:-1])]
+    out = _by_base(below) | _by_base(ours)
+    out |= {posixpath.relpath(image, folder or "."): image for image in below}
+    # A Mac takes letters and their accents apart in names of files, and those who write tables do not.
+    return {unicodedata.normalize("NFC", name): image for name, image in out.items()} | out
+
+
+def _word(name: str) -> str:
+    return re.split(r"[-_. ]", name.casefold())[0]
+
+
+def _by_base(images: Sequence[str]) -> dict[str, str]:
+    """Return the images by their name, with its ending and without, where that is of one only."""
     out: dict[str, str] = {}
     doubtful: set[str] = set()
-    for image in below:
+    for image in images:
         base = posixpath.basename(image)
         for name in {base, posixpath.splitext(base)[0]}:
             if out.setdefault(name, image) != image:
                 doubtful.add(name)
-    for name in doubtful:
-        del out[name]
-    return out | {posixpath.relpath(image, folder or "."): image for image in below}
+    return {name: image for name, image in out.items() if name not in doubtful}

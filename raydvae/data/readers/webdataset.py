@@ -20,6 +20,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from raydvae.data.files import by_split, few, find_files, neither, stored
+from raydvae.data.formats import name_of
 from raydvae.data.readers import MAX_BYTES, MAX_CLASSES, Entry, Skip, Source, image_schema, image_table
 from raydvae.data.shapes import parse_json
 from raydvae.data.store import Options, Store
@@ -150,7 +151,10 @@ def _samples(store: Store, file: str) -> Iterator[Sample | Skip]:
             _check_end(stream, tar.offset, where)
     except DAMAGE as error:
         with store.open(file) as raw:
-            hint = "; call it .tar.gz" if not _packed(file) and raw.read(2) == b"\x1f\x8b" else ""
+            head = raw.read(BLOCK)
+        hint = ""
+        if not _packed(file) and (kind := name_of(head)).endswith((" data", " archive")):
+            hint = "; call it .tar.gz" if kind == "gzip data" else f"; it is {kind}: unpack it, or pack it as .tar.gz"
         raise DataError(f"{where} is not a readable .tar file: {shown(str(error))}{hint}. Get it again.") from None
 
 

@@ -244,6 +244,62 @@ def test_a_table_beside_the_images_tells_labels(tmp_path: Path, name: str, text:
     assert summary.notes == (f"labels are taken from {wrap}{name}",)
 
 
+@pytest.mark.parametrize(("folder", "table"), [("train", "train.csv"), ("Train_images", "train_labels.csv")])
+def test_a_table_called_as_a_folder_is_of_its_images(tmp_path: Path, folder: str, table: str) -> None:
+    source = folder_of(tmp_path / "in", f"{folder}/1.png", f"{folder}/2.png", "test/1.png", "test/2.png")
+    put(source, table, "id,label\n1,cat\n2,dog\n")
+    assert imported(source, "train")[1] == {"train": [(0, "cat"), (1, "dog")]}
+    everything = import_dataset(source, Store(f"{source}-all"), "imagefolder")
+    assert everything.skipped == {"image that the table gives no label": 2}
+
+
+def test_accents_that_are_stored_in_two_ways_are_the_same(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    source = folder_of(tmp_path / "in", f"train/{one}/1.png", "train/dog/2.png", f"test/{two}/3.png", "test/dog/4.png")
+    summary, found = imported(source)
+    assert summary.classes == 2
+    assert found == {"train": [(0, one), (1, "dog")], "test": [(2, one), (3, "dog")]}
+    assert summary.notes == (f"folders that differ only in how accents are stored are one class: {one}",)
+    source = folder_of(tmp_path / "one", f"{two}/1.png", "dog/2.png")
+    assert imported(source)[1] == {"train": [(0, two), (1, "dog")]}  # as it is, where there is but one way
+    source = folder_of(tmp_path / "table", f"images/{two}1.png", f"images/{one}2.png")
+    put(source, "labels.csv", f"file_name,label\n{one}1.png,cat\nimages/{two}2.png,dog\n")
+    assert imported(source)[1] == {"train": [(0, "cat"), (1, "dog")]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "found", "skipped"),
+    [
+        (["1", "nan", "0", "-1"], [(0, "1"), (2, "0")], 2),
+        (["1.0", "NaN", "0.0", "-1.0"], [(0, "1"), (2, "0")], 2),
+        (["1", "-1", "1", "-1"], [(0, "1"), (1, "-1"), (2, "1"), (3, "-1")], 0),
+        (["naan", "nan", "naan", "nan"], [(0, "naan"), (1, "nan"), (2, "naan"), (3, "nan")], 0),
+        (["0.5", "-1", "1", "0"], [(0, "0.5"), (1, "-1"), (2, "1"), (3, "0")], 0),
+    ],
+)
+def test_missing_numbers_of_a_table_are_no_classes(
+    tmp_path: Path, labels: list[str], found: list[tuple[int, str]], skipped: int
+) -> None:
+    source = folder_of(tmp_path / "in", *(f"images/{row}.png" for row in range(4)))
+    put(source, "labels.csv", "id,label\n" + "".join(f"{row},{label}\n" for row, label in enumerate(labels)))
+    summary, rows = imported(source)
+    assert rows == {"train": found}
+    assert summary.skipped == ({"image that the table gives no label": skipped} if skipped else {})
+
+
+def test_lists_and_objects_are_no_labels(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", "images/0.png", "images/1.png", "images/2.png")
+    put(
+        source,
+        "metadata.jsonl",
+        '{"file_name": "images/0.png", "label": {"a": 1}}\n{"file_name": "images/1.png", "label": [1]}\n'
+        '{"file_name": "images/2.png", "label": 0}\n',
+    )
+    summary, rows = imported(source)
+    assert rows == {"train": [(2, "0")]}
+    assert summary.skipped["row of metadata.jsonl without a label"] == 2
+
+
 def test_tables_of_splits_and_labels_that_are_numbers(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", "train/1.png", "train/2.png", "test/3.png", "test/4.png")
     put(source, "train/metadata.csv", "file_name,label\n1.png,2\n2.png,0.0\nlost.png,1\n")

@@ -77,6 +77,9 @@ def test_a_compressed_file_under_another_name_is_named(tmp_path: Path) -> None:
     source = tar_of(tmp_path / "a.tar", samples(b"0"), "w:gz")
     with pytest.raises(DataError, match=r"a.tar is not a readable .tar file: .*; call it .tar.gz"):
         imported(source)
+    source = tar_of(tmp_path / "b.tar.bz2", samples(b"0"), "w:bz2")
+    with pytest.raises(DataError, match=r"b.tar.bz2 is not .*; it is bzip2 data: unpack it, or pack it as .tar.gz"):
+        imported(source)
 
 
 def test_texts_are_class_names(tmp_path: Path) -> None:
