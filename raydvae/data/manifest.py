@@ -38,7 +38,7 @@ FORMAT = 1
 RUN = {
     "kind": str,
     "config": {},
-    "source": {"uri": str, "files": [[(str, COUNT)]], "rows": COUNT, "units?": COUNT},
+    "source": {"uri": str, "files": [[str, COUNT, COUNT, str]], "rows": COUNT, "units?": COUNT},
     "classes?": {"count": COUNT, "names": (None, [str]), "ids?": (None, [int])},
     "versions?": {"": (None, str)},
 }

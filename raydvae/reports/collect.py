@@ -130,7 +130,7 @@ def _norms(records: list[dict[str, Any]], names: list[str]) -> dict[str, tuple[f
             sums[int(label)] = sums.get(int(label), np.zeros(3)) + np.array(values)
     out = {}
     for label, (count, total, squares) in sorted(sums.items()):
-        if not count > 0:
+        if not 0 < count < float("inf"):
             continue
         mean = total / count
         out[names[label]] = (float(mean), float(max(squares / count - mean * mean, 0.0) ** 0.5), int(count))

@@ -39,6 +39,8 @@ def test_a_sound_folder_has_a_report(folder: Path) -> None:
             r"run\.json is damaged or not ours: it has 3 classes",
         ),
         ("run.json", RUN | {"config": {"preset": []}}, r"run\.json is damaged or not ours: config\.preset is a list"),
+        ("run.json", RUN | {"source": RUN["source"] | {"files": [["a", "1", 6, "0"]]}}, r"files\[0\]\[1\] is a text"),
+        ("run.json", RUN | {"source": RUN["source"] | {"files": [[]]}}, r"files\[0\] has 0 entries"),
         ("commits/pass1/a-r0000000000.json", "", r"commits/pass1/a-r0000000000\.json is damaged"),
         ("commits/pass1/a-r0000000000.json", [], r"commits/pass1/a-r0000000000\.json is damaged"),
         ("commits/pass1/a-r0000000000.json", COMMIT | {"rows_rejected": "0"}, r"a-r0000000000\.json is damaged"),
@@ -52,6 +54,12 @@ def test_a_damaged_file_is_named(name: str, value: Any, says: str, folder: Path)
     (folder / "_raydvae" / name).write_text(json.dumps(value) if value != "" else "")
     with pytest.raises(DataError, match=says):
         write_report(Store(str(folder)))
+
+
+def test_an_endless_count_is_no_class_of_the_report(folder: Path) -> None:
+    name = folder / "_raydvae/commits/pass1/a-r0000000000.json"
+    name.write_text(json.dumps(COMMIT | {"p_norms": {"0": [float("inf"), 1, 1]}}))
+    assert "Mean length of p̂" not in Path(write_report(Store(str(folder)))).read_text()
 
 
 @pytest.mark.parametrize("value", ["[]", "{}", '{"complete": 1}', '{"history": {"stage1": [1]}}', "", "[" * 9000])
