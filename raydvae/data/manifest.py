@@ -42,6 +42,7 @@ RUN = {
     "classes?": {"count": COUNT, "names": (None, [str]), "ids?": (None, [int])},
     "versions?": {"": (None, str)},
 }
+MADE = {"config": {"preset": str}, "classes": {"count": COUNT}}  # of the folder of a purification
 RECORD = {
     "unit": str,
     "source?": [(str, COUNT)],
@@ -138,7 +139,8 @@ class Run:
                 f"{self.store.uri} was written in format {known['format']}, this version reads {FORMAT}; "
                 "use the version that wrote it."
             )
-        check_shape(known, RUN, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
+        for shape in (RUN, MADE) if known.get("kind") == "purify" else (RUN,):
+            check_shape(known, shape, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
         return dict(known)
 
     def done(self, step: str) -> set[str]:
