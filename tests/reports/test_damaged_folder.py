@@ -41,6 +41,8 @@ def test_a_sound_folder_has_a_report(folder: Path) -> None:
         ("run.json", RUN | {"config": {"preset": []}}, r"run\.json is damaged or not ours: config\.preset is a list"),
         ("run.json", RUN | {"source": RUN["source"] | {"files": [["a", "1", 6, "0"]]}}, r"files\[0\]\[1\] is a text"),
         ("run.json", RUN | {"source": RUN["source"] | {"files": [[]]}}, r"files\[0\] has 0 entries"),
+        ("run.json", RUN | {"config": {}}, r"config\.preset is missing"),
+        ("run.json", {name: RUN[name] for name in RUN if name != "classes"}, r"classes is missing"),
         ("commits/pass1/a-r0000000000.json", "", r"commits/pass1/a-r0000000000\.json is damaged"),
         ("commits/pass1/a-r0000000000.json", [], r"commits/pass1/a-r0000000000\.json is damaged"),
         ("commits/pass1/a-r0000000000.json", COMMIT | {"rows_rejected": "0"}, r"a-r0000000000\.json is damaged"),
