@@ -153,7 +153,7 @@ class Purify:
                 f"--{given[0].replace('_', '-')} is a setting of the models, which {self.models} has decided. "
                 "Leave it out, or train anew without --models."
             )
-        known = Run(Store(str(self.models), options)).read()
+        known = Run(Store(str(self.models), options)).read_purification()
         if known["kind"] != "purify":
             raise ConfigError(f"--models {self.models} is a {known['kind']} run; give the folder of a purification.")
         base = from_dict(preset(known["config"]["preset"]), known["config"])
@@ -218,7 +218,7 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
     if run.exists():
         if not Run(home).exists():
             raise ConfigError(f"{out.uri} was begun without --tune; leave it out, or give another folder.")
-        known = run.read()["config"]
+        known = run.read_purification()["config"]
         begun = from_dict(preset(known["preset"]), known)
         return with_targets(config, begun.stage1.loss.kld_target, begun.stage2.loss.kld_target)
     run.check("purify", data)

@@ -111,9 +111,13 @@ class Run:
             if found != kind:
                 raise ConfigError(f"{self.store.uri} holds a {found} run, not a {kind} run; give another folder.")
             return
-        strangers = [
-            name for name in self.store.list() if name.endswith(".parquet") and not name.startswith(f"{HOME}/")
-        ]
+        there = self.store.list()
+        if any(name.startswith(f"{HOME}/commits/") for name in there):
+            raise StorageError(
+                f"{self.home.uri}/run.json is missing, which says what was asked for here. Put it back from a copy, or "
+                "give another folder; nothing was changed."
+            )
+        strangers = [name for name in there if name.endswith(".parquet") and not name.startswith(f"{HOME}/")]
         if strangers:
             raise StorageError(
                 f"{self.store.uri} already holds data that no raydvae run made ({strangers[0]}). "
@@ -128,7 +132,13 @@ class Run:
         """Return what run.json holds."""
         if not self.exists():
             raise DataError(f"{self.store.uri} is not the folder of a raydvae run: it has no {HOME}/run.json.")
-        known: Any = self.home.read_json("run.json")
+        try:
+            known: Any = parse_json(self.home.read("run.json"))
+        except ValueError:
+            raise StorageError(
+                f"{self.home.uri}/run.json is not valid JSON: it was damaged, or is not ours. Put it back from a copy, "
+                "or give another folder."
+            ) from None
         if not isinstance(known, dict) or "format" not in known:
             raise DataError(
                 f"{self.home.uri}/run.json is damaged or not ours: it says nothing of a run. Put it back from a copy, "
@@ -139,9 +149,15 @@ class Run:
                 f"{self.store.uri} was written in format {known['format']}, this version reads {FORMAT}; "
                 "use the version that wrote it."
             )
-        for shape in (RUN, MADE) if known.get("kind") == "purify" else (RUN,):
-            check_shape(known, shape, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
+        check_shape(known, RUN, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
         return dict(known)
+
+    def read_purification(self) -> dict[str, Any]:
+        """Return what run.json holds of a purification; `DataError` where it has no preset or classes."""
+        known = self.read()
+        if known["kind"] == "purify":
+            check_shape(known, MADE, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
+        return known
 
     def done(self, step: str) -> set[str]:
         """Return the ids of the units committed in ``step``: a listing, no file is read."""

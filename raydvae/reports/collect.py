@@ -19,7 +19,7 @@ from raydvae.data.parquet_check import open_parquet, parquet_errors
 from raydvae.data.rows import decode_rows
 from raydvae.data.shapes import COUNT, NUMBER, check_shape
 from raydvae.data.store import Store
-from raydvae.errors import DataError, StorageError
+from raydvae.errors import DataError, RaydvaeError, StorageError
 from raydvae.purify.algorithm import FLAGS, Summary
 from raydvae.purify.inference import Inference
 from raydvae.purify.passes import PSNR_EDGES, SubtractPass
@@ -41,7 +41,7 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None, source:
     come from a stranger, and whatever address it names would be sent this user's keys.
     """
     run = Run(out)
-    known = run.read()
+    known = run.read_purification()
     if known["kind"] != "purify":
         raise DataError(f"{out.uri} is a {known['kind']} run; reports are made of purifications.")
     summary = Summary.load(run)
@@ -150,7 +150,13 @@ def _samples(run: Run, known: dict[str, Any], config: PurifyConfig, source: Data
         if store is None:
             log.warning("The report has no pictures: the run's source lies elsewhere. Name it with --source.")
             return None
-        source = open_dataset(store.address, config.data, store.options)
+        try:
+            source = open_dataset(store.address, config.data, store.options)
+        except RaydvaeError as error:
+            log.warning(
+                "The report has no pictures. Name the run's source with --source, if it is elsewhere. %s", error
+            )
+            return None
     source = replace(source, data=config.data)
     listed = {name for name, *_ in known["source"]["files"]}
     source = replace(source, files=tuple(file for file in source.files if file.name in listed))

@@ -64,6 +64,19 @@ def test_an_endless_count_is_no_class_of_the_report(folder: Path) -> None:
     assert "Mean length of p̂" not in Path(write_report(Store(str(folder)))).read_text()
 
 
+@pytest.mark.parametrize("samples", [None, b"damaged"])
+def test_without_samples_and_source_there_are_no_pictures(
+    samples: bytes | None, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "_raydvae/summary.json").write_text(json.dumps({"complete": True, "rows_in": 6, "rows_out": 6}))
+    if samples:
+        (folder / "_raydvae/samples.safetensors").write_bytes(samples)
+    assert "<html" in Path(write_report(Store(str(folder)))).read_text()
+    assert "The report has no pictures. Name the run's source with --source" in caplog.text
+    assert "/nowhere does not exist" in caplog.text
+    assert ("samples.safetensors is damaged" in caplog.text) == bool(samples)
+
+
 @pytest.mark.parametrize("value", ["[]", "{}", '{"complete": 1}', '{"history": {"stage1": [1]}}', "", "[" * 9000])
 @pytest.mark.parametrize("name", ["summary.json", "driver.json"])
 def test_what_can_be_made_again_is(name: str, value: str, folder: Path) -> None:
