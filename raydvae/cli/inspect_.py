@@ -61,7 +61,7 @@ def _poison_lines(about: dict[str, Any]) -> list[str]:
         f"  variance within classes  {about['intra_class_variance']:.4f}",
         f"  class                rows   mean l2   variance   entropy (nats, {about['entropy_components']} components)",
         *classes,
-        f"picture: {about['picture']}",
+        *([f"picture: {about['picture']}"] if about["picture"] else []),
     ]
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from raydvae.cli.common import Progress, Where, finish, opened, say, trials_on
-from raydvae.config import BatchStats, PurifyConfig, SizePolicy, StageConfig, load_toml, preset, sized, with_targets
+from raydvae.config import (
+    BatchStats,
+    PurifyConfig,
+    SizePolicy,
+    StageConfig,
+    from_dict,
+    load_toml,
+    preset,
+    sized,
+    with_targets,
+)
 from raydvae.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,7 +143,6 @@ class Purify:
 
     def borrowed(self, options: dict[str, Any]) -> PurifyConfig:
         """Return the settings of the run whose models are taken; `ConfigError` for flags that would change them."""
-        from raydvae.config import from_dict
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
 
@@ -144,7 +153,7 @@ class Purify:
                 f"--{given[0].replace('_', '-')} is a setting of the models, which {self.models} has decided. "
                 "Leave it out, or train anew without --models."
             )
-        known = Run(Store(str(self.models), options)).read()
+        known = Run(Store(str(self.models), options)).read_purification()
         if known["kind"] != "purify":
             raise ConfigError(f"--models {self.models} is a {known['kind']} run; give the folder of a purification.")
         base = from_dict(preset(known["config"]["preset"]), known["config"])
@@ -202,12 +211,15 @@ def tuned(data: Dataset, classes: Classes, out: Store, config: PurifyConfig, eng
     What a purification that has begun was tuned to stays.
     """
     from raydvae.data.manifest import Run
-    from raydvae.tuning.experiment import RESULT, Here, TuneConfig, lend, tune
+    from raydvae.tuning.experiment import Here, TuneConfig, lend, tune
 
     run, home = Run(out), Run(out).home.sub("tune")
     if run.exists():
-        found = Run(home).home.read_json(RESULT)
-        return with_targets(config, found["kld1"], found["kld2"])
+        if not Run(home).exists():
+            raise ConfigError(f"{out.uri} was begun without --tune; leave it out, or give another folder.")
+        known = run.read_purification()["config"]
+        begun = from_dict(preset(known["preset"]), known)
+        return with_targets(config, begun.stage1.loss.kld_target, begun.stage2.loss.kld_target)
     run.check("purify", data)
     settings = TuneConfig()
     runner = trials_on(engine, settings.concurrency) or Here()

@@ -62,7 +62,7 @@ class Quickstart:
         from raydvae.attacks.recipes import Recipe
         from raydvae.data.classes import find_classes
         from raydvae.data.dataset import Dataset, open_dataset
-        from raydvae.data.importing import import_dataset
+        from raydvae.data.importing import import_dataset, imported
         from raydvae.data.manifest import Run
         from raydvae.data.store import Store
         from raydvae.distributed.engine import RayEngine
@@ -74,7 +74,7 @@ class Quickstart:
         home, watch = Store(self.out), Progress()
         config = shortened(dataclasses.replace(digits(), seed=self.seed))
         for split in ("train", "test"):
-            if not home.sub(split).list():
+            if not imported(home.sub(split)):
                 import_dataset("digits", home.sub(split), "digits", split=split, rows_per_shard=500)
         clean, test = (open_dataset(home.sub(split).address, config.data) for split in ("train", "test"))
         classes = find_classes(clean)

@@ -6,6 +6,7 @@ reading everything, so they are compared when that is asked for, or cheap.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ import pyarrow as pa
 
 from raydvae.data.dataset import Dataset, open_dataset
 from raydvae.data.manifest import HOME, Run, unsealed
-from raydvae.data.shapes import COUNT, mismatch
-from raydvae.data.store import checksum
+from raydvae.data.shapes import COUNT, mismatch, parse_json
+from raydvae.data.store import Store, checksum
 from raydvae.data.units import Unit
 from raydvae.errors import ConfigError, DataError
 
@@ -139,6 +140,18 @@ def _record(blob: bytes, unit: str) -> Record | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return record
+
+
+def sound_json(store: Store, name: str, shape: Any) -> Any:
+    """Return what a file tells that can be made again; None where it is missing or, which the log tells, damaged."""
+    if not store.exists(name):
+        return None
+    with contextlib.suppress(ValueError):
+        known = parse_json(store.read(name))
+        if not mismatch(known, shape):
+            return known
+    log.warning("%s/%s is damaged; it is made again.", store.uri, name)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

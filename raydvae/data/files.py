@@ -16,6 +16,7 @@ MAGIC = b"PAR1"  # that parquet files begin and end with
 MIN_PARQUET = 12  # bytes
 MAX_PROBED = 1000  # files whose content is looked at where no name tells
 MAX_NAMED = 3  # files that a message names
+IMPORTING = "_importing"  # folder of the lease of an import; it is there until all shards are
 
 
 def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> tuple[Store, dict[str, int]]:
@@ -34,7 +35,9 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
             return store, _checked(store, {base: store.size(base)})
         if _is_glob(base) and not store.exists(base):
             regex = re.compile(_glob(base))
-            names = {name: size for name, size in store.list().items() if regex.fullmatch(name)}
+            listed = store.list()
+            _check_imported(store, listed)
+            names = {name: size for name, size in listed.items() if regex.fullmatch(name)}
             if not names:
                 raise DataError(f"No file matches {shown(uri)}, and none is called so.")
             return store, _checked(store, names)
@@ -43,6 +46,7 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
     if "" in listed:  # a file of another ending
         store = Store(folder or "/", options)
         return store, _checked(store, {base: listed[""]})
+    _check_imported(store, listed)
     visible = {name: size for name, size in listed.items() if not hidden(name)}
     names = {name: size for name, size in visible.items() if name.lower().endswith(endings)}
     if not names and endings == PARQUET:
@@ -54,6 +58,18 @@ def find_files(uri: str, options: Options | None, endings: tuple[str, ...]) -> t
         hint = "; `raydvae import` makes one of other formats" if endings == PARQUET else ""
         raise DataError(f"{shown(uri)} {state}. Give a folder of {endings[0]} files{hint}.")
     return store, _checked(store, names)
+
+
+def _check_imported(store: Store, listed: Iterable[str]) -> None:
+    """Raise `DataError` where an import has not written all of its shards: the others are no data set."""
+    for name in listed:
+        folder, sign, _ = f"/{name}".partition(f"/{IMPORTING}/")
+        if sign:
+            where = shown(f"{store.uri}{folder}")
+            raise DataError(
+                f"The import into {where} has not ended: rows are missing. Wait for it; or, if it was killed, run the "
+                f"same `raydvae import` again, which begins anew. To give it up, delete the folder."
+            )
 
 
 def _checked(store: Store, names: dict[str, int]) -> dict[str, int]:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydvae.config import DataConfig
 from raydvae.data.columns import NO_BYTES, NO_FILE, NO_IMAGE, Value
-from raydvae.data.files import PARQUET, SPLITS
+from raydvae.data.files import IMPORTING, PARQUET, SPLITS
 from raydvae.data.formats import READ
+from raydvae.data.lease import Lease, read_holder
 from raydvae.data.manifest import parquet_options
 from raydvae.data.readers import Entry, Reader, Skip, Source
 from raydvae.data.readers.kinds import kind_of
@@ -26,6 +28,7 @@ from raydvae.data.store import Options, Store
 from raydvae.errors import ConfigError, DataError, StorageError, shown
 
 Format = Literal["cifar10", "cifar100", "imagefolder", "webdataset", "parquet", "digits"]
+SHARD = re.compile(r"[^/]+-\d{5,}-of-\d{5,}\.parquet")
 EMPTY = (NO_BYTES, NO_FILE, NO_IMAGE)
 GROUP_ROWS = 1000
 GROUP_BYTES = 256 * 2**20
@@ -68,16 +71,16 @@ def import_dataset(
     ``split`` "train" or "test" takes that part; without it all parts are taken, and a source that is not divided is
     called "train". ``num_classes`` keeps the first classes, ``limit_per_class`` the first rows of each class.
     The source is walked twice, first to count; at most one shard is in memory. Encoded images keep their bytes; CIFAR
-    and digits become PNG. When it fails, the shards already written are deleted. ``options`` are the file system's
-    of ``source``.
+    and digits become PNG. When it fails, the shards already written are deleted. What an import that was killed has
+    left is no data set (see `raydvae.data.files`), and the next one begins anew. ``options`` are the file system's of
+    ``source``.
 
-    Raises `ConfigError` for wrong arguments, `StorageError` when ``out`` already holds parquet files, and `DataError`
-    when the source is not of this format or holds nothing to import, or no image that can be read.
+    Raises `ConfigError` for wrong arguments, `StorageError` when ``out`` already holds parquet files or another import
+    is writing there, and `DataError` when the source is not of this format or holds nothing to import, or no image that
+    can be read.
     """
     _check(format, split, rows_per_shard, limit_per_class, num_classes)
-    there = [name for name in out.list() if name.lower().endswith(PARQUET)]
-    if there:
-        raise StorageError(f"{out.uri} already holds parquet files ({there[0]}). Give an empty or new folder.")
+    _check_free(out, read_holder(out.sub(IMPORTING)))
     opened = _open(source, format, options)
     notes = opened.notes
     parts = _parts(opened, split, source)
@@ -94,7 +97,7 @@ def import_dataset(
     unreadable: Counter[str] = Counter()
     written: list[str] = []
     classes = 0
-    try:
+    with _alone(out, written) as store:
         for part, reader in parts.items():
             names = _names(reader, num_classes, top, source)
             classes = max(classes, len(names))
@@ -108,18 +111,13 @@ def import_dataset(
                 expected = min(rows_per_shard, total - index * rows_per_shard)
                 data = shards.encode(islice(entries, expected), expected, source)
                 name = f"{part}-{index:05d}-of-{number:05d}.parquet"
-                out.write(name, data)
                 written.append(name)
+                store.write(name, data)
         if unreadable.total() == rows:
             raise DataError(
                 f"None of the {rows} images in {shown(source)} can be read: {_kinds(unreadable)}. "
                 f"Convert them to one of {', '.join(READ.values())}."
             )
-    except BaseException:
-        with contextlib.suppress(StorageError):  # the error that ended it is the one to tell
-            for name in written:
-                out.delete(name)
-        raise
     if unreadable:
         notes += (
             f"{unreadable.total()} of {rows} images cannot be read: {_kinds(unreadable)}. They are rows, and will be "
@@ -127,6 +125,51 @@ def import_dataset(
         )
     by_part = {part: count.rows for part, count in counts.items()}
     return ImportSummary(rows, classes, len(written), dict(sizes), dict(skipped), dict(unreadable), notes, by_part)
+
+
+def imported(out: Store) -> bool:
+    """Whether an import into ``out`` has ended."""
+    return bool(_parquet(out)) and not out.exists(IMPORTING)
+
+
+@contextlib.contextmanager
+def _alone(out: Store, written: list[str]) -> Iterator[Store]:
+    """Have ``out`` to oneself, without what an import that was killed has left; on an error delete what is ``written``.
+
+    Yields the store to write to: a process that lost the folder to another one writes nothing more.
+    """
+    left = out.leftovers()
+    cleared = False
+    try:
+        with Lease(out.sub(IMPORTING)) as lease:
+            store = out.fenced(lease.term)
+            cleared = True
+            _check_free(store, lease.before)  # once more: another import may have ended meanwhile
+            try:
+                for name in [*_parquet(store), *left]:
+                    store.delete(name)
+                yield store
+            except BaseException:
+                cleared = False
+                with contextlib.suppress(StorageError):  # the error that ended it is the one to tell
+                    for name in written:
+                        store.delete(name)
+                    cleared = True
+                raise
+    finally:
+        if cleared:
+            out.delete(IMPORTING)
+
+
+def _parquet(out: Store) -> list[str]:
+    return [name for name in out.list() if name.lower().endswith(PARQUET)]
+
+
+def _check_free(out: Store, holder: Mapping[str, Any] | None) -> None:
+    """Raise `StorageError` if ``out`` holds parquet files but those of an import that ``holder`` has not ended."""
+    unfinished = holder is not None and holder["state"] != "done"
+    if there := [name for name in _parquet(out) if not (unfinished and SHARD.fullmatch(name))]:
+        raise StorageError(f"{out.uri} already holds parquet files ({there[0]}). Give an empty or new folder.")
 
 
 def _check(format: str, split: str | None, rows_per_shard: int, limit: int | None, num_classes: int | None) -> None:

@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from raydvae.data import retry
+from raydvae.data.failures import hide
 from raydvae.data.shapes import parse_json
 from raydvae.data.store import Store
 from raydvae.errors import Interrupted, RaydvaeError, StorageError
@@ -74,6 +75,7 @@ class Lease:
     def __init__(self, home: Store) -> None:
         self.home = home.fenced(None)
         self.note: dict[str, Any] = {}
+        self.before: dict[str, Any] | None = None  # what the driver before has noted last
         self._tag: str | None = None  # of the note that is to be replaced
         self._lost = threading.Event()
         self._over = threading.Event()
@@ -92,6 +94,7 @@ class Lease:
                 holder, self._tag = _read(self.home)
                 if holder is not None and holder["state"] == "running":
                     self._wait_for(holder)
+                self.before = holder
                 epoch = 1 + (holder or {}).get("epoch", 0)
                 began = {"state": "running", "began": time.time(), "done": 0}
                 self.note = {**_me(), "id": name, "epoch": epoch, **began}
@@ -120,7 +123,7 @@ class Lease:
         told = (
             None if error is None or _is_stop(error) else str(error) if isinstance(error, RaydvaeError) else repr(error)
         )
-        self.note |= {"state": state, "error": told}
+        self.note |= {"state": state, "error": told and hide(told)}
         with contextlib.suppress(RaydvaeError):  # what made the run fail may be the storage
             self._write()
 

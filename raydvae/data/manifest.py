@@ -39,10 +39,11 @@ READABLE = (1, 2)  # 1: rows and units were called otherwise, and what was done 
 RUN = {
     "kind": str,
     "config": {},
-    "source": {"uri": str, "files": [[(str, COUNT)]], "rows": COUNT, "units?": COUNT},
+    "source": {"uri": str, "files": [[str, COUNT, COUNT, str]], "rows": COUNT, "units?": COUNT},
     "classes?": {"count": COUNT, "names": (None, [str]), "ids?": (None, [WHOLE])},
     "versions?": {"": (None, str)},
 }
+MADE = {"config": {"preset": str}, "classes": {"count": COUNT}}  # of the folder of a purification
 RECORD = {
     "unit": str,
     "source?": [(str, COUNT)],
@@ -118,9 +119,13 @@ class Run:
                     f"{known['format']}, now {FORMAT}). End it with that version, or begin anew in another folder."
                 )
             return
-        strangers = [
-            name for name in self.store.list() if name.endswith(".parquet") and not name.startswith(f"{HOME}/")
-        ]
+        there = self.store.list()
+        if any(name.startswith(f"{HOME}/commits/") for name in there):
+            raise StorageError(
+                f"{self.home.uri}/run.json is missing, which says what was asked for here. Put it back from a copy, or "
+                "give another folder; nothing was changed."
+            )
+        strangers = [name for name in there if name.endswith(".parquet") and not name.startswith(f"{HOME}/")]
         if strangers:
             raise StorageError(
                 f"{self.store.uri} already holds data that no raydvae run made ({strangers[0]}). "
@@ -135,7 +140,13 @@ class Run:
         """Return what run.json holds."""
         if not self.exists():
             raise DataError(f"{self.store.uri} is not the folder of a raydvae run: it has no {HOME}/run.json.")
-        known: Any = self.home.read_json("run.json")
+        try:
+            known: Any = parse_json(self.home.read("run.json"))
+        except ValueError:
+            raise StorageError(
+                f"{self.home.uri}/run.json is not valid JSON: it was damaged, or is not ours. Put it back from a copy, "
+                "or give another folder."
+            ) from None
         if not isinstance(known, dict) or "format" not in known:
             raise DataError(
                 f"{self.home.uri}/run.json is damaged or not ours: it says nothing of a run. Put it back from a copy, "
@@ -148,6 +159,13 @@ class Run:
             )
         check_shape(known, RUN, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
         return dict(known)
+
+    def read_purification(self) -> dict[str, Any]:
+        """Return what run.json holds of a purification; `DataError` where it has no preset or classes."""
+        known = self.read()
+        if known["kind"] == "purify":
+            check_shape(known, MADE, f"{self.home.uri}/run.json", "Put it back from a copy, or give another folder.")
+        return known
 
     def done(self, step: str) -> set[str]:
         """Return the ids of the units committed in ``step``: a listing, no file is read."""

@@ -61,12 +61,20 @@ def init(**options: Any) -> None:
 def private_folder() -> Iterator[str]:
     """Make a folder for the files and sockets of our own cluster, and delete it at the end.
 
-    Ray lets everybody write to its folder (0777): it lies in one that only this user may enter.
+    Ray lets everybody write to its folder (0777): it lies in one that only this user may enter. Raises `ConfigError`
+    where no folder can be made.
     """
-    where = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    where = os.path.abspath(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(where) > LONGEST_FOLDER:
         where = "/tmp"
-    with tempfile.TemporaryDirectory(prefix="rdv-", dir=where, ignore_cleanup_errors=True) as folder:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="rdv-", dir=where, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"There can be no folder for Ray's files in {where}: {error.strerror}. Set RAY_TMPDIR to a folder that is "
+            f"there and may be written to, of at most {LONGEST_FOLDER} characters."
+        ) from None
+    with made as folder:
         yield os.path.join(folder, "ray")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import raydvae
+from raydvae.data.failures import hide
 from raydvae.errors import ConfigError, RaydvaeError
 
 SERVERS = 3  # that a Ray Client cluster may try to start for one command
@@ -41,7 +42,7 @@ def _by_job(address: str, args: Sequence[str], package: str) -> None:
         job = client.submit_job(entrypoint=entrypoint, runtime_env={"py_modules": [package]})
     except Exception as error:
         raise _unreachable(f"The job server at {address} did not take the job", error) from None
-    print(f"Job {job} on {address}", file=sys.stderr, flush=True)
+    print(f"Job {job} on {hide(address)}", file=sys.stderr, flush=True)
 
     async def follow() -> None:
         async for lines in client.tail_job_logs(job):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raydvae.config import DataConfig, TrainConfig
 from raydvae.data.classes import Classes, find_classes
+from raydvae.data.damage import sound_json
 from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.failures import hide_all
 from raydvae.data.manifest import Run, check_rejected, versions
+from raydvae.data.shapes import COUNT, NUMBER
 from raydvae.data.store import Store
 from raydvae.engine import Engine, Silent, UnitWork, Watch, apply_to_units
 from raydvae.evaluation.steps import Result, Source, Step
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from raydvae.evaluation.purifying import Model
 
 STEPS, RECORD, SPENT = "steps", "_raydvae/step.json", "_raydvae/spent.json"
+PAST = {"seconds": NUMBER, "sessions": COUNT}
+TOLD = {**PAST, "result": {}, "device": str}
+log = logging.getLogger(__name__)
 
 
 class Bench:
@@ -46,6 +53,7 @@ class Bench:
         self.given = dict(given or {})
         self.done: list[str] = []
         self._classes = classes
+        self._seen: set[str] = set()  # steps whose files have been looked at
 
     @property
     def classes(self) -> Classes:
@@ -73,20 +81,39 @@ class Bench:
         return dataclasses.replace(config, slices=resolve_slices(config, self.engine.workers, self.engine.device))
 
     def record(self, step: Step) -> dict[str, Any] | None:
-        """Return what is known of a finished step: its result, seconds, sessions, device and versions."""
-        home = self.home(step)
-        found: dict[str, Any] | None = home.read_json(RECORD) if home.exists(RECORD) else None
+        """Return what is known of a finished step: its result, seconds, sessions, device and versions.
+
+        None also for a damaged record: going on with the step makes it again.
+        """
+        found: dict[str, Any] | None = sound_json(self.home(step), RECORD, TOLD)
         return found
 
     def result(self, step: Step) -> Result:
-        """Do a step and whatever is missing below it; return its result."""
+        """Do a step and whatever is missing below it, or damaged right below what is; return its result."""
         for below in step.chain():
             if self.record(below) is None:
+                for before in below.inputs:
+                    self._mend(before)
                 self._do(below)
         found = self.record(step)
         assert found is not None
         result: Result = found["result"]
         return result
+
+    def _mend(self, step: Step) -> None:
+        """Do what is damaged of a finished step again."""
+        from raydvae.evaluation.purifying import Twice
+        from raydvae.evaluation.whole import whole
+
+        if step.key in self._seen or step.key in self.given:
+            return
+        self._seen.add(step.key)
+        if isinstance(step, Twice):  # it has no files but those of the step below
+            self._mend(step.purified)
+        if not whole(step, self.result(step), self):
+            log.warning("%s has damaged files; they are made again.", self.home(step).uri)
+            self.home(step).delete(RECORD)
+            self.result(step)
 
     def apply(self, step: Step, kind: Any, name: str, data: Step, model: Model, **more: Any) -> Result:
         """Run a pass of ``model`` over a data set into the step's folder; return the counts of rows."""
@@ -104,7 +131,7 @@ class Bench:
 
     def _do(self, step: Step) -> None:
         home = self.home(step)
-        spent = home.read_json(SPENT) if home.exists(SPENT) else {"seconds": 0.0, "sessions": 0}
+        spent = sound_json(home, SPENT, PAST) or {"seconds": 0.0, "sessions": 0}
         spent["sessions"] += 1
         home.write_json(SPENT, spent)  # a session that is killed is counted, though not its seconds
         started = time.monotonic()
@@ -114,5 +141,5 @@ class Bench:
             spent["seconds"] = round(spent["seconds"] + time.monotonic() - started, 3)
             home.write_json(SPENT, spent)
         about = {"device": self.engine.device.type, "versions": versions()}
-        home.write_json(RECORD, {"about": step.described(), "result": result, **spent, **about})
+        home.write_json(RECORD, hide_all({"about": step.described(), "result": result, **spent, **about}))
         self.done.append(step.key)

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from raydvae.data.damage import sound_json
 from raydvae.data.failures import hide
 from raydvae.data.manifest import versions
+from raydvae.data.shapes import COUNT, NUMBER
 from raydvae.data.store import Store
 from raydvae.evaluation.bench import Bench
 from raydvae.evaluation.matrix import Cell, Table
@@ -16,6 +18,12 @@ from raydvae.evaluation.steps import Source
 
 FORMAT = 1
 CARDS = "cards"
+CARD = {
+    **{"row": str, "column": str, "seed": COUNT, "scale": str, "value": NUMBER, "unit": str, "seconds": NUMBER},
+    **{"paper": (None, NUMBER), "paper_doubt": (None, str), "device": str, "workers": COUNT, "versions": {"": str}},
+    "data": {"uri": str, "rows": COUNT, "classes": COUNT, "image_size": COUNT},
+    "config": {"": {"step": str}},
+}
 Card = dict[str, Any]
 
 
@@ -24,18 +32,21 @@ def make(cells: Sequence[Cell], table: Table, scale: str, bench: Bench) -> list[
     store = bench.out.sub(CARDS)
     cards: list[Card] = []
     for number, cell in enumerate(cells):
-        if not store.exists(cell.file):
+        card = sound_json(store, cell.file, CARD)
+        if card is None:
             bench.say(f"table {table.name}: {cell.row}, {cell.column}, seed {cell.seed} ({number + 1} of {len(cells)})")
             value = cell.measure.value(bench)
             store.write_json(cell.file, _card(cell, table, scale, value, bench))
-        cards.append(store.read_json(cell.file))
+            card = store.read_json(cell.file)
+        cards.append(card)
     return cards
 
 
 def there(cells: Sequence[Cell], out: Store) -> list[Card]:
     """Return the cards of those of ``cells`` that have been made."""
     store = out.sub(CARDS)
-    return [store.read_json(cell.file) for cell in cells if store.exists(cell.file)]
+    found = (sound_json(store, cell.file, CARD) for cell in cells)
+    return [card for card in found if card is not None]
 
 
 def _card(cell: Cell, table: Table, scale: str, value: float, bench: Bench) -> Card:

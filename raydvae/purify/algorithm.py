@@ -234,7 +234,7 @@ def _clean_up(run: Run, config: PurifyConfig) -> None:
 
 def adoptable(models: Run, data: Dataset) -> Classes:
     """Return the classes of the run whose models are to be taken; `DataError` if ``data`` cannot be of them."""
-    classes = Classes.from_dict(models.read()["classes"], data)
+    classes = Classes.from_dict(models.read_purification()["classes"], data)
     names = data.schema.class_names
     if (classes.text and not classes.names) or (names and list(names) != list(classes.names or ())):
         raise DataError(

@@ -51,9 +51,17 @@ def check_model(run: Run, work: Pass) -> None:
 
 
 def warn_of_models(run: Run, sums: bool | None) -> None:
-    """Look at the models of a run that needs them no more, where sums are compared: they may be lent, or used again."""
-    for stage in STAGES if sums or run.home.is_local else ():
-        if run.home.exists(f"{stage}/{MODEL}"):
+    """Look at the models of a run that needs them no more: they may be lent, or used again. Sums as for its data."""
+    for stage in STAGES:
+        if not run.home.exists(f"{stage}/{MODEL}"):
+            log.warning(
+                "The purified data set is whole, but %s/%s/%s is missing: its models cannot be lent (--models), "
+                "nor new files purified by them.",
+                run.home.uri,
+                stage,
+                MODEL,
+            )
+        elif sums or run.home.is_local:
             try:
                 load_model(run.home.sub(stage))
             except DataError as error:

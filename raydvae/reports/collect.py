@@ -19,7 +19,7 @@ from raydvae.data.parquet_check import open_parquet, parquet_errors
 from raydvae.data.rows import decode_rows
 from raydvae.data.shapes import COUNT, NUMBER, check_shape
 from raydvae.data.store import Store
-from raydvae.errors import DataError
+from raydvae.errors import DataError, RaydvaeError, StorageError
 from raydvae.purify.algorithm import FLAGS, Summary
 from raydvae.purify.inference import Inference
 from raydvae.purify.passes import PSNR_EDGES, SubtractPass
@@ -41,7 +41,7 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None, source:
     come from a stranger, and whatever address it names would be sent this user's keys.
     """
     run = Run(out)
-    known = run.read()
+    known = run.read_purification()
     if known["kind"] != "purify":
         raise DataError(f"{out.uri} is a {known['kind']} run; reports are made of purifications.")
     summary = Summary.load(run)
@@ -84,8 +84,7 @@ def write_report(out: Store, accuracies: dict[str, float] | None = None, source:
 
 
 def _check(run: Run, known: dict[str, Any]) -> None:
-    shape = {"config": {"preset": str}, "classes": {}, "versions": {}}
-    check_shape(known, shape, f"{run.home.uri}/run.json", AGAIN)
+    check_shape(known, {"versions": {}}, f"{run.home.uri}/run.json", AGAIN)
     count, names = known["classes"]["count"], known["classes"]["names"]
     if not 0 < count <= MAX_CLASSES or (names and len(names) != count):
         raise DataError(f"{run.home.uri}/run.json is damaged or not ours: it has {count} classes. {AGAIN}")
@@ -130,7 +129,7 @@ def _norms(records: list[dict[str, Any]], names: list[str]) -> dict[str, tuple[f
             sums[int(label)] = sums.get(int(label), np.zeros(3)) + np.array(values)
     out = {}
     for label, (count, total, squares) in sorted(sums.items()):
-        if not count > 0:
+        if not 0 < count < float("inf"):
             continue
         mean = total / count
         out[names[label]] = (float(mean), float(max(squares / count - mean * mean, 0.0) ** 0.5), int(count))
@@ -140,13 +139,24 @@ def _norms(records: list[dict[str, Any]], names: list[str]) -> dict[str, tuple[f
 def _samples(run: Run, known: dict[str, Any], config: PurifyConfig, source: Dataset | None) -> Samples | None:
     """Return samples of the first classes: kept ones, or made anew from source, stage 1 and output."""
     if run.home.exists(SAMPLES):
-        return Samples.load(run.home, SAMPLES)
+        try:
+            return Samples.load(run.home, SAMPLES, known["classes"]["count"])
+        except StorageError as error:
+            if "holds no samples" not in str(error):
+                raise
+            log.warning("%s/%s is damaged; it is made again.", run.home.uri, SAMPLES)
     if source is None:
         store = run.store.beside(known["source"]["uri"])
         if store is None:
             log.warning("The report has no pictures: the run's source lies elsewhere. Name it with --source.")
             return None
-        source = open_dataset(store.address, config.data, store.options)
+        try:
+            source = open_dataset(store.address, config.data, store.options)
+        except RaydvaeError as error:
+            log.warning(
+                "The report has no pictures. Name the run's source with --source, if it is elsewhere. %s", error
+            )
+            return None
     source = replace(source, data=config.data)
     listed = {name for name, *_ in known["source"]["files"]}
     source = replace(source, files=tuple(file for file in source.files if file.name in listed))

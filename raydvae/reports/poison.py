@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from raydvae.data.classes import find_classes
 from raydvae.data.dataset import open_dataset, probe_size
 from raydvae.data.manifest import Run
 from raydvae.data.store import Options, Store
-from raydvae.errors import DataError
+from raydvae.errors import DataError, StorageError
 from raydvae.reports.figures import normalize
 
+log = logging.getLogger("raydvae.reports")
 PICTURE = "poison.png"
 MAX_ROWS = 50_000  # that are compared: statistics need the rows in memory
 SHOWN_CLASSES = 20
@@ -26,7 +28,7 @@ SIDE = 96
 
 
 def describe_poison(poisoned: str, clean: str, options: Options | None = None) -> dict[str, Any]:
-    """Compare a poisoned data set with the clean one it was made from; write a picture into its folder."""
+    """Compare a poisoned data set with the clean one it was made from; write a picture into its folder if it may."""
     after, before = open_dataset(poisoned, options=options), open_dataset(clean, options=options, split="train")
     classes = find_classes(before)
     size = probe_size(after)
@@ -45,7 +47,11 @@ def describe_poison(poisoned: str, clean: str, options: Options | None = None) -
     found = describe(x[changed], p[changed], labels[changed], classes.count)
     store = Store(poisoned, options)
     picture = "_raydvae/" + PICTURE
-    store.write(picture, _picture(x[changed], p[changed], labels[changed], found.mean))
+    try:
+        store.write(picture, _picture(x[changed], p[changed], labels[changed], found.mean))
+    except StorageError as error:  # somebody else's folder
+        log.warning("There is no picture of the noise. %s", error)
+        picture = ""
     names = classes.names or tuple(str(number) for number in range(classes.count))
     result = {
         "rows": len(x),
@@ -63,7 +69,7 @@ def describe_poison(poisoned: str, clean: str, options: Options | None = None) -
             }
             for c in range(classes.count)
         },
-        "picture": f"{store.uri}/{picture}",
+        "picture": f"{store.uri}/{picture}" if picture else None,
     }
     if Run(store).exists():
         result["settings"] = Run(store).read()["config"]

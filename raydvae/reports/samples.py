@@ -10,6 +10,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from raydvae.data.classes import MAX_CLASSES
 from raydvae.data.codecs import Array
 from raydvae.data.shapes import parse_json
 from raydvae.data.store import Store
@@ -51,12 +52,15 @@ class Samples:
         store.write(name, safetensors.numpy.save(arrays, metadata={"row_ids": json.dumps(self.row_ids)}))
 
     @classmethod
-    def load(cls, store: Store, name: str) -> Samples:
-        """Return the samples of a file that `save` wrote; `StorageError` if it is damaged or something else."""
+    def load(cls, store: Store, name: str, classes: int = MAX_CLASSES) -> Samples:
+        """Return the samples of a file that `save` wrote; `StorageError` if it is damaged or of more ``classes``."""
         data = store.read(name)
         try:
             arrays = safetensors.numpy.load(data)
-            return cls(**{key: arrays[key] for key in ARRAYS}, row_ids=_row_ids(data))
+            found = cls(**{key: arrays[key] for key in ARRAYS}, row_ids=_row_ids(data))
+            if len(found.labels) and not 0 <= found.labels.min() <= found.labels.max() < classes:
+                raise ValueError(f"labels are from {found.labels.min()} to {found.labels.max()}")
+            return found
         except (SafetensorError, DataError, KeyError, TypeError, ValueError) as error:
             raise StorageError(
                 f"{store.uri}/{name} holds no samples of a run ({error}); delete it and make the report again."

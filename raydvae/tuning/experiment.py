@@ -19,9 +19,10 @@ from typing import Any, Protocol
 
 from raydvae.config import PurifyConfig, RateLossConfig, StageConfig, dump_toml, to_dict, with_targets
 from raydvae.data.classes import Classes
-from raydvae.data.damage import mend, mending, open_committed
+from raydvae.data.damage import mend, mending, open_committed, sound_json
 from raydvae.data.dataset import Dataset
 from raydvae.data.manifest import Run
+from raydvae.data.shapes import NUMBER
 from raydvae.data.store import Store
 from raydvae.engine import Engine, InProcess, Silent, Watch, apply_to_units, held
 from raydvae.errors import ConfigError, RaydvaeError
@@ -35,11 +36,12 @@ from raydvae.training.loop import resolve_slices
 from raydvae.tuning.fidelity import bits_per_pixel, correction
 from raydvae.tuning.search import Bisect, Search, Strategy, Window, check_window, monotone, predict, significant, solve
 from raydvae.tuning.strategies import build
-from raydvae.tuning.trial import Trials
+from raydvae.tuning.trial import TOLD, Trials
 
 STAGES = ("stage1", "stage2")
 VERIFICATIONS = 4  # full trainings that a stage may take
 TOML, TABLE, RESULT = "purify.toml", "trials.csv", "tuning.json"
+VERIFIED, SECONDS = "verified.json", "seconds.json"
 COLUMNS = ("stage", "kind", "kld_target", "psnr", "kld", "bits_per_pixel", "epochs", "rows", "plateau", "seconds")
 
 
@@ -305,11 +307,12 @@ class _Experiment:
 
     def _verify(self, name: str, data: Dataset, kld: float) -> dict[str, Any]:
         job, started = self._full(name, data, kld), time.monotonic()
-        if not job.store.exists("verified.json"):
+        found: dict[str, Any] | None = sound_json(job.store, VERIFIED, TOLD)
+        if found is None:
             with self.watch.step(f"{name} full", job.config.epochs, "epochs") as advance:
                 self.engine.train(job, progress=advance)
             last = job.history()[-1]
-            record = {
+            found = {
                 "kld_target": kld,
                 "psnr": last["psnr"],
                 "kld": last["kld"],
@@ -318,9 +321,8 @@ class _Experiment:
                 "selected": job.rows,
                 "seconds": round(time.monotonic() - started, 2),
             }
-            job.store.write_json("verified.json", record)
+            job.store.write_json(VERIFIED, found)
         self.clock.lap()
-        found: dict[str, Any] = job.store.read_json("verified.json")
         return found
 
     def p1(self, data: Dataset, kld: float) -> Dataset:
@@ -361,17 +363,17 @@ class _Clock:
 
     def __init__(self, run: Run) -> None:
         self.home = run.home
-        self.before = self.home.read_json("seconds.json") if self.home.exists("seconds.json") else 0.0
+        self.before = float(sound_json(self.home, SECONDS, NUMBER) or 0.0)
         self.started = time.monotonic()
-        self.done = self.home.exists(RESULT)
+        self.done = self.home.exists(RESULT) and self.home.exists(SECONDS)
 
     def lap(self) -> None:
         if not self.done:
-            self.home.write_json("seconds.json", self.before + time.monotonic() - self.started)
+            self.home.write_json(SECONDS, self.before + time.monotonic() - self.started)
 
     def stop(self) -> float:
         self.lap()
-        return float(self.home.read_json("seconds.json"))
+        return self.before if self.done else float(self.home.read_json(SECONDS))
 
 
 def full_store(run: Run, stage: str, kld: float) -> Store:

@@ -11,8 +11,10 @@ from typing import Any
 
 from raydvae.config import PurifyConfig, StageConfig
 from raydvae.data.classes import Classes
+from raydvae.data.damage import sound_json
 from raydvae.data.dataset import Dataset
 from raydvae.data.selection import Selection, sample
+from raydvae.data.shapes import COUNT, NUMBER
 from raydvae.data.store import Store
 from raydvae.engine import Engine
 from raydvae.seeds import derive
@@ -23,6 +25,10 @@ from raydvae.training.loop import resolve_slices
 from raydvae.training.tasks import VAETask
 
 RECORD = "trial.json"
+TOLD = {
+    **{"kld_target": NUMBER, "psnr": NUMBER, "kld": NUMBER, "seconds": NUMBER},
+    **{"epochs": COUNT, "selected": COUNT, "plateau": bool},
+}
 PATIENCE = 5  # epochs that a plateau is judged by
 PLATEAU = 0.1  # dB that the epochs left may still bring when a trial is ended on a plateau
 Trained = Callable[[TrainJob, Progress], None]
@@ -108,9 +114,8 @@ class Trials:
         )
 
     def record(self, kld: float) -> dict[str, Any] | None:
-        """Return what a finished trial left, or None."""
-        store = self.job(kld).store
-        found: dict[str, Any] | None = store.read_json(RECORD) if store.exists(RECORD) else None
+        """Return what a finished trial left, or None; also for a damaged record: it is made again."""
+        found: dict[str, Any] | None = sound_json(self.job(kld).store, RECORD, TOLD)
         return found
 
     def run(self, kld: float, train: Trained, progress: Progress | None = None) -> dict[str, Any]:

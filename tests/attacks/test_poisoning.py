@@ -113,7 +113,9 @@ def test_a_pickle_that_holds_more_than_arrays_is_refused(
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_poison_is_described(clean: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_poison_is_described(
+    clean: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(LSPConfig(), clean, tmp_path / "poisoned", ratio=0.5)
     code, about, err = call(capsys, "inspect", "--poison", tmp_path / "poisoned", "--clean", clean.store.root)
     assert code == 0, err
@@ -125,6 +127,15 @@ def test_a_poison_is_described(clean: Dataset, tmp_path: Path, capsys: pytest.Ca
     code, _, err = call(capsys, "inspect", "--poison", clean.store.root, "--clean", clean.store.root)
     assert code == 3
     assert "nothing is poisoned" in err
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Store, "_write_local", refused)  # the folder is somebody else's
+    code, elsewhere, err = call(capsys, "inspect", "--poison", tmp_path / "poisoned", "--clean", clean.store.root)
+    assert code == 0
+    assert "There is no picture of the noise. Cannot write" in err
+    assert elsewhere == about | {"picture": None}
 
 
 def test_a_poison_of_resized_images_is_compared_with_the_clean_ones_at_its_size(

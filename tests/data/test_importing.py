@@ -533,3 +533,66 @@ def test_too_many_classes_and_missing_splits(tmp_path: Path, out: Store) -> None
     empty = tar_of(tmp_path / "a.tar", [("a.png", PNG)])
     with pytest.raises(DataError, match=r"holds no rows to import. Skipped: \{'sample without a label"):
         import_dataset(empty, out, "webdataset")
+
+
+# An import that was cut off
+
+
+def killed_import(out: Store) -> None:
+    """Import digits in a process that is gone, as by SIGKILL, once two of five shards are written."""
+    child = os.fork()
+    if child == 0:
+        write = Store.write
+
+        def dying(store: Store, name: str, data: bytes) -> None:
+            write(store, name, data)
+            if name == "train-00001-of-00005.parquet":
+                os._exit(9)
+
+        Store.write = dying  # type: ignore[method-assign]
+        with open(os.devnull, "w") as null:
+            os.dup2(null.fileno(), 2)
+        import_digits(out)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def import_digits(out: Store, rows_per_shard: int = 300) -> ImportSummary:
+    return import_dataset("digits", out, "digits", split="train", rows_per_shard=rows_per_shard)
+
+
+def test_half_an_import_is_no_data_set_and_the_same_import_begins_anew(out: Store, tmp_path: Path) -> None:
+    killed_import(out)
+    (Path(out.path()) / ".tmp-0123").write_bytes(b"half a shard")
+    assert [name for name in out.list() if name.startswith("train")] == [
+        "train-00000-of-00005.parquet",
+        "train-00001-of-00005.parquet",
+    ]
+    for of in (out.uri, f"{out.uri}/*.parquet", str(tmp_path)):
+        with pytest.raises(DataError, match=r"import into .*out has not ended: rows are missing\..*run the same"):
+            open_dataset(of)
+    assert not importing.imported(out)
+    assert import_digits(out, 500).shards == 3  # other shards than before: none of those is left
+    whole = Store(str(tmp_path / "whole"))
+    import_digits(whole, 500)
+    assert out.read_many(list(out.list())) == whole.read_many(list(whole.list()))
+    assert sorted(os.listdir(out.path())) == sorted(os.listdir(whole.path())) == list(whole.list())
+    assert importing.imported(out)
+
+
+def test_of_half_an_import_only_its_own_files_are_deleted(out: Store) -> None:
+    killed_import(out)
+    mine = pa.table({"a": [1]})
+    pq.write_table(mine, f"{out.path()}/mine.parquet")
+    with pytest.raises(StorageError, match=r"already holds parquet files \(mine\.parquet\)"):
+        import_digits(out)
+    assert pq.read_table(f"{out.path()}/mine.parquet") == mine
+    assert "train-00000-of-00005.parquet" in out.list()
+
+
+def test_two_imports_into_one_folder(out: Store) -> None:
+    with importing._alone(out, []) as store:
+        store.write("train-00000-of-00002.parquet", b"")
+        with pytest.raises(StorageError, match=r"Another driver is at work on .*out"):
+            import_digits(out)
+    assert os.listdir(out.path()) == ["train-00000-of-00002.parquet"]

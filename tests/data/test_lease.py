@@ -20,7 +20,7 @@ from raydvae.data.lease import FILE, Lease, read_holder
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import Silent, held
-from raydvae.errors import Interrupted, StorageError
+from raydvae.errors import DataError, Interrupted, StorageError
 from tests.s3 import Proxy, S3Server
 
 HOLD = """
@@ -282,3 +282,10 @@ def test_of_drivers_that_start_at_once_on_s3_one_works(s3_server: S3Server, monk
             elsewhere(place)
             place.write_json(FILE, note_of(place) | {"state": "stopped"})
         assert compete(place, 6) == (1, 5)
+
+
+def test_a_password_in_an_error_is_not_noted(tmp_path: Path) -> None:
+    home = Store(str(tmp_path))
+    with pytest.raises(DataError), Lease(home):
+        raise DataError("Nothing at s3://me:of-secrets@bucket/data.")
+    assert home.read_json(FILE)["error"] == "Nothing at s3://***@bucket/data."

@@ -13,6 +13,7 @@ import pytest
 from raydvae.cli.main import run
 from raydvae.data.classes import find_classes
 from raydvae.data.dataset import Dataset, open_dataset
+from raydvae.data.importing import import_dataset
 from raydvae.data.manifest import Run
 from raydvae.data.store import Store
 from raydvae.engine import InProcess, Silent
@@ -28,6 +29,7 @@ from raydvae.evaluation.steps import Source
 from raydvae.evaluation.tables import TABLES
 from raydvae.purify.algorithm import purify
 from raydvae.reports.tables import DIGITS, write_tables
+from raydvae.training.checkpoint import MODEL
 from tests.evaluation.tiny import tiny
 
 ONE_ROW = {"8": ("lsp 0.4", "lsp 0.08"), "9": ("lsp 0.4",), "16": (), "fig6": ("lsp", "lsp larger")}
@@ -129,6 +131,61 @@ def test_a_stopped_table_does_no_finished_step_again(tmp_path: Path, monkeypatch
     assert [card["value"] for card in cards] == [card["value"] for card in straight]
     (sessions,) = {step["sessions"] for step in cards[0]["config"].values() if step["step"] == "classified"}
     assert sessions == 2, "the card says that the classifier's time is of two sessions"
+
+
+def test_what_a_step_is_made_from_is_whole_or_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def made(folder: str, column: str) -> tuple[list[float], Counter[str]]:
+        planned, out = plan("7", "digits", "subset", rows=("lsp",), columns=(column,)), Store(str(tmp_path / folder))
+        cards, bench = make_table(planned, out, InProcess(threads=1), Silent())
+        return [card["value"] for card in cards if card["column"] == planned.cells[0].column], Counter(
+            key.split("-")[0] for key in bench.done
+        )
+
+    def data(kind: str) -> list[str]:
+        return [name for name in out.list("steps") if f"/{kind}-" in name and name.endswith((".parquet", MODEL))]
+
+    out, whole = Store(str(tmp_path / "out")), Store(str(tmp_path / "whole"))
+    for folder in ("whole", "out"):
+        made(folder, "2")
+    out.delete(next(name for name in data("poisoned") if "_raydvae" not in name))
+    (part,) = data("subtracted")
+    out.write(part, out.read(part)[:-1])
+    models = data("model")
+    for name in models:
+        out.write(name, out.read(name)[:-1] + b"?")
+    expected, undisturbed = made("whole", "ours")
+    found, done = made("out", "ours")
+    assert undisturbed == {"purified": 1, "classified": 1}
+    assert found == expected
+    assert done == {"purified": 1, "classified": 1, "poisoned": 1, "subtracted": 1, "model": len(models)}
+    assert caplog.text.count("has damaged files") == 2 + len(models)
+    assert files(out) == files(whole)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}"])
+def test_damaged_records_of_a_table_are_made_again(damage: bytes, tmp_path: Path) -> None:
+    planned, out = plan("7", "digits", "subset", rows=("lsp",), columns=("3",)), Store(str(tmp_path))
+    cards, _ = make_table(planned, out, InProcess(threads=1), Silent())
+    records = [name for name in out.list() if name.endswith(("/step.json", "/spent.json"))]
+    for name in [*out.list("cards"), *records]:
+        out.write(name, damage)
+    again, _ = make_table(planned, out, InProcess(threads=1), Silent())
+    assert [card["value"] for card in again] == [card["value"] for card in cards]
+
+
+def test_no_record_of_a_step_holds_a_password(tmp_path: Path) -> None:
+    source = Source("s3://me:of-secrets@bucket/data", "train")
+    bench = Bench(Store(str(tmp_path)), source, 16, tiny().data, InProcess(threads=1))
+    bench.given[source.key] = open_dataset(str(digits_of(tmp_path / "digits")), tiny().data)
+    bench.result(source)
+    assert all(b"of-secrets" not in data for data in bench.out.read_many(list(bench.out.list())).values())
+    about = bench.home(source).read_json("_raydvae/step.json")["about"]
+    assert about["uri"] == "s3://***@bucket/data"
+
+
+def digits_of(folder: Path) -> Path:
+    import_dataset("digits", Store(str(folder)), "digits", split="test", limit_per_class=1)
+    return folder
 
 
 def card(row: str, column: str, seed: int, value: float, **more: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from raydvae.data.dataset import Dataset
 from raydvae.data.store import Store
 from raydvae.data.units import Unit
 from raydvae.engine import InProcess, Record, UnitWork
-from raydvae.errors import DataError
+from raydvae.errors import DataError, StorageError
 from raydvae.purify.algorithm import Summary, purify
 from raydvae.reports.status import lines, status
 from raydvae.training.job import Progress, TrainJob
@@ -287,3 +287,19 @@ def test_status_tells_of_damage_and_what_mends_it(copied: Path) -> None:
     assert told["steps"]["pass3"]["done"] == 4
     (line,) = [line for line in lines(told) if line.startswith("  damaged")]
     assert "3 files are damaged" in line and f"{UNIT}.parquet is missing" in line and "raydvae purify" in line
+
+
+def test_a_lost_run_json_is_no_new_run(copied: Path, digits_data: Dataset) -> None:
+    (copied / "_raydvae/run.json").unlink()
+    for lost in (lambda: None, lambda: [path.unlink() for path in copied.glob("*.parquet")]):
+        lost()
+        with pytest.raises(StorageError, match=r"_raydvae/run\.json is missing.*Put it back from a copy"):
+            again(digits_data, copied)
+
+
+def test_a_lost_model_of_a_complete_run_is_told_of(
+    copied: Path, digits_data: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    (copied / "_raydvae/stage2/model.safetensors").unlink()
+    assert again(digits_data, copied) == []
+    assert "stage2/model.safetensors is missing: its models cannot be lent" in caplog.text

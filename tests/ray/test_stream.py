@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import time
 import urllib.request
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import pytest
 from raydvae.data.rows import Rows
 from raydvae.data.units import Unit
 from raydvae.distributed import passes
-from raydvae.errors import DataError, RaydvaeError
+from raydvae.errors import ConfigError, DataError, RaydvaeError
 
 if TYPE_CHECKING:
     import torch
@@ -181,3 +182,16 @@ def test_a_packed_value_comes_back_writable() -> None:
     assert np.array_equal(back["large"], value["large"]) and back["large"].flags.writeable
     assert np.array_equal(back["small"], value["small"]) and back["small"].flags.writeable
     assert back["table"] == value["table"] and back["text"] == "x"
+
+
+def test_where_no_folder_for_rays_files_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raydvae.distributed.session import private_folder
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_TMPDIR", "/no/such/folder")
+    with pytest.raises(ConfigError, match=r"folder for Ray's files in /no/such/folder: No such file.*RAY_TMPDIR"):
+        private_folder().__enter__()
+    monkeypatch.setenv("RAY_TMPDIR", f"{tmp_path}/{'long' * 10}")
+    with private_folder() as folder:
+        assert folder.startswith("/tmp/rdv-")
+        assert stat.S_IMODE(os.stat(os.path.dirname(folder)).st_mode) == 0o700

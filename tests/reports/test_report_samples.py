@@ -80,3 +80,11 @@ def test_wrong_shapes_and_types() -> None:
     for name, value in wrong.items():
         with pytest.raises(DataError, match=name):
             Samples(**(arrays | {name: value}), row_ids=good.row_ids)
+
+
+def test_labels_that_are_no_class_of_the_run(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    make(3).save(store, "s")
+    assert Samples.load(store, "s", 3).row_ids
+    with pytest.raises(StorageError, match=r"labels are from 0 to 2.*make the report again"):
+        Samples.load(store, "s", 2)

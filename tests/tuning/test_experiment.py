@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,24 @@ def test_the_same_call_trains_nothing_again(done: Done, digits_data: Dataset, mo
         digits_data, find_classes(digits_data), Store(str(done.folder)), CONFIG, SETTINGS, InProcess(1), Here(1)
     )
     assert again == done.tuned
+
+
+@pytest.mark.parametrize("damage", ["", "{}"])
+def test_damaged_records_are_made_again(damage: str, done: Done, digits_data: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "tuned"
+    shutil.copytree(done.folder, folder)
+    for pattern in ("full/stage1/*/verified.json", "full/stage2/*/verified.json", "trials/stage1/*/*/trial.json"):
+        next(folder.joinpath("_raydvae").glob(pattern)).write_text(damage)
+    for name in ("seconds.json", "tuning.json"):
+        (folder / "_raydvae" / name).write_text(damage)
+    again = tune(digits_data, find_classes(digits_data), Store(str(folder)), CONFIG, SETTINGS, InProcess(1), Here(1))
+    assert untimed(again) == untimed(done.tuned)
+    assert json.loads((folder / "_raydvae/tuning.json").read_text())["kld1"] == again.stages["stage1"].kld_target
+
+
+def untimed(tuned: Tuned) -> list[object]:
+    records = [r for stage in tuned.stages.values() for r in (*stage.trials, *stage.verifications)]
+    return [tuned.config, *({**record, "seconds": 0} for record in records)]
 
 
 def test_the_verified_models_are_those_that_a_purification_trains(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,9 @@ def test_purify_tunes_first_and_trains_nothing_twice(
     assert run(args) == 0, "the same command finds it complete"
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows_out"] == 180
     assert len(trained) == 2
+
+    (out / "_raydvae/tune/_raydvae/tuning.json").write_text("")
+    assert run(args) == 0, "what it was tuned to stands in run.json"
+    shutil.rmtree(out / "_raydvae/tune")
+    assert run(args) == 2
+    assert "was begun without --tune" in capsys.readouterr().err
