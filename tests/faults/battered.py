@@ -40,11 +40,8 @@ class HitTask:
     """A training whose worker dies in the middle of its last epoch, after the node was lost."""
 
     task: Task
-    marks: Path
+    marks: str  # a folder; what is stored of a task is JSON
     epoch: int
-
-    def __repr__(self) -> str:
-        return repr(self.task)  # a resumed training must be of the same task
 
     def build(self) -> nn.Module:
         return self.task.build()
@@ -54,7 +51,7 @@ class HitTask:
 
     def total(self, parts: Parts, means: Parts, epoch: int) -> Tensor:
         if epoch == self.epoch:
-            die_once(self.marks / "train-worker")
+            die_once(Path(self.marks) / "train-worker")
         return self.task.total(parts, means, epoch)
 
 
@@ -73,7 +70,7 @@ class Battered(RayEngine):
         if job.name == "stage2":
             InProcess().train(job, progress)
             return
-        job = dataclasses.replace(job, task=HitTask(job.task, self.marks, job.config.epochs - 1))
+        job = dataclasses.replace(job, task=HitTask(job.task, str(self.marks), job.config.epochs - 1))
 
         def follow(metrics: dict[str, float]) -> None:
             if metrics["epoch"] == 0:
