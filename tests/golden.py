@@ -40,7 +40,7 @@ RUNS: dict[str, list[str]] = {  # name, and the command that makes it; IN, PART 
     "median": ["defend", "median", "IN", "OUT"],
     "lfu": ["defend", "lfu", "IN", "OUT"],
     "vae": ["defend", "vae", "IN", "OUT", "--epochs", "2", "--width", "8", "--batch", "32"],
-    "avatar": ["defend", "avatar", "IN", "OUT", "--epochs", "1", "--width", "8", "--batch", "32", "--steps", "2"],
+    "avatar": ["defend", "avatar", "IN", "OUT", "--train-on", "IN", "--epochs", "1", "--width", "8", "--batch", "32", "--steps", "2"],
     "detect": ["detect", "PART", "--out", "OUT/flags.parquet", "--work", "OUT/work", *SMALL, "--model-epochs", "2"],
     "flagged": ["purify", "PART", "OUT", *SMALL, "--only-flagged", "FLAGS"],
     "classify": ["classify", "IN", "--test", "TEST", "--out", "OUT", "--model", "small", "--epochs", "2"],

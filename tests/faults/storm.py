@@ -115,6 +115,7 @@ class Storm:
                     self.wrong.append(f"{command} {step.name}: exit code {code}: {log(out)}")
                 count -= stopped
             self._finish(command, args, out)
+            print(f"{which.name}: {max(0, count)} are left", file=sys.stderr, flush=True)
 
     def _finish(self, command: str, args: list[str], out: Path) -> None:
         code = wait(launch(args, out))
